@@ -1,0 +1,1 @@
+"""Decides how HTTP maps to services: handlers of a few lines, one error shape, default-deny authorisation."""

@@ -1,0 +1,50 @@
+"""Decides who may call a route: a Bearer key with the scope that the route names; naming none means `admin`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+
+from reflexd.errors import AuthenticationFailed, InsufficientScope
+from reflexd.store.keys import Key, KeyStore
+
+PUBLIC = "public"
+
+Connection = ASGIConnection[Any, Any, Any, Any]
+
+
+def key_guard(keys: KeyStore) -> Callable[[Connection, BaseRouteHandler], None]:
+    """Return the guard of the whole application.
+
+    It runs once the route is known and before the body is read, and decides by the matched handler alone.
+    """
+
+    def authorise(connection: Connection, handler: BaseRouteHandler) -> None:
+        needed = handler.opt.get("scope", "admin")
+        if needed == PUBLIC:
+            return
+        key = keys.find(_bearer(connection))
+        if key is None:
+            raise AuthenticationFailed
+        if needed not in key.scopes:
+            raise InsufficientScope(f"This API key lacks the scope {needed}, which the request needs")
+        connection.state.key = key
+
+    return authorise
+
+
+def current_key(request: Any) -> Key:
+    """Return the key that the guard found; a Litestar dependency."""
+    key: Key = request.state.key
+    return key
+
+
+def _bearer(connection: Connection) -> str:
+    given = connection.headers.getall("authorization", [])
+    if len(given) != 1:
+        return ""
+    scheme, _, secret = given[0].partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""

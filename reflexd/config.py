@@ -1,0 +1,196 @@
+"""Decides what can be configured, its default and bounds, and where each value came from: flag > env > file > default.
+
+reflexd.toml in the top level is these Structs written out; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from reflexd.errors import StartupError
+
+PREFIX = "REFLEXD_"
+
+Count = Annotated[int, Meta(ge=1)]
+Auto = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of reflexd.toml; an unknown key in it is an error."""
+
+
+class Http(Section):
+    """[http]: where the daemon listens and what a request may cost."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 7335
+    max_body_bytes: Annotated[int, Meta(ge=1024)] = 67_108_864
+    body_timeout_seconds: Seconds = 60.0
+    drain_timeout_seconds: Seconds = 30.0
+
+
+class Storage(Section):
+    """[storage]: where the daemon keeps everything."""
+
+    data_dir: str = ""
+    cache_dir: str = ""
+
+
+class Log(Section):
+    """[log]: what goes to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Limits(Section):
+    """[limits]: bounds of one request's content."""
+
+    rows: Count = 50_000
+    labels: Annotated[int, Meta(ge=2)] = 1_000
+    label_chars: Count = 256
+    text_chars: Count = 400_000
+
+
+class Training(Section):
+    """[training]: how many jobs run, and how."""
+
+    slots: Auto = 0
+    threads: Auto = 0
+    running_per_key: Count = 3
+    queued_per_key: Count = 10_000
+    warm_children: Auto = 1
+    runs_per_child: Count = 50
+    max_attempts: Count = 3
+    nice: Annotated[int, Meta(ge=0, le=19)] = 10
+    executor: str = "local"
+
+
+class Predict(Section):
+    """[predict]: how much is classified at once."""
+
+    threads: Auto = 0
+    queue: Count = 512
+    concurrent_per_key: Count = 128
+    resident_heads: Count = 10_000
+
+
+class Backbone(Section):
+    """[backbone]: the sentence encoder that classifiers are trained on and served with."""
+
+    checkpoint: str = "all-MiniLM-L6-v2"
+    precision: Literal["int8", "fp32"] = "int8"
+
+
+class Plugins(Section):
+    """[plugins]: which installed plugins are loaded."""
+
+    allow: list[str] = []
+
+
+class Config(Section):
+    """The whole of reflexd.toml."""
+
+    http: Http = Http()
+    storage: Storage = Storage()
+    log: Log = Log()
+    limits: Limits = Limits()
+    training: Training = Training()
+    predict: Predict = Predict()
+    backbone: Backbone = Backbone()
+    plugins: Plugins = Plugins()
+
+
+def load_config(
+    flags: Mapping[str, Any] | None = None, env: Mapping[str, str] | None = None, file: Path | None = None
+) -> tuple[Config, dict[str, str]]:
+    """Return the effective configuration and, for each dotted key, where its value came from.
+
+    `flags` maps dotted keys to values (None = not given); `file` is the --config flag. Raises StartupError with the
+    path of the key and the place it stands in.
+    """
+    env = os.environ if env is None else env
+    found = _find_file(file, env)
+    values: dict[str, dict[str, Any]] = {}
+    origins = {f"{section}.{key}": "default" for section, struct in _sections().items() for key in _types(struct)}
+    if found is not None:
+        values = _read_file(found)
+        origins.update({f"{s}.{k}": f"file {found}" for s, table in values.items() for k in table})
+    for section, key, name, text in _from_env(env):
+        values.setdefault(section, {})[key] = _parse_env(section, key, name, text)
+        origins[f"{section}.{key}"] = f"env {name}"
+    for path, value in (flags or {}).items():
+        if value is not None:
+            section, _, key = path.partition(".")
+            values.setdefault(section, {})[key] = value
+            origins[path] = f"flag --{key.replace('_', '-')}"
+    try:
+        return msgspec.convert(values, Config), origins
+    except msgspec.ValidationError as error:
+        raise StartupError(f"configuration: {error}") from error
+
+
+def _find_file(flag: Path | None, env: Mapping[str, str]) -> Path | None:
+    named = flag or (Path(env["REFLEXD_CONFIG"]) if env.get("REFLEXD_CONFIG") else None)
+    if named is not None:
+        if not named.is_file():
+            raise StartupError(f"configuration: there is no file {named}")
+        return named
+    folders = [Path(), Path(env.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "reflexd"]
+    folders.append(Path(env.get("CONFIGURATION_DIRECTORY") or "/etc/reflexd"))
+    return next((f / "reflexd.toml" for f in folders if (f / "reflexd.toml").is_file()), None)
+
+
+def _read_file(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        msgspec.convert(values, Config)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, msgspec.ValidationError) as error:
+        raise StartupError(f"configuration: {path}: {error}") from error
+    return values
+
+
+def _sections() -> dict[str, type[Section]]:
+    return typing.get_type_hints(Config)
+
+
+def _types(struct: type[Section]) -> dict[str, Any]:
+    return typing.get_type_hints(struct, include_extras=True)
+
+
+def _from_env(env: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
+    """Return (section, key, variable, text) of every REFLEXD_SECTION__KEY; KEY_FILE names a file that holds it."""
+    out = []
+    for name, given in env.items():
+        if not name.startswith(PREFIX) or "__" not in name:
+            continue
+        section, _, key = name.removeprefix(PREFIX).lower().partition("__")
+        text, fields = given, _types(_sections()[section]) if section in _sections() else {}
+        if key.endswith("_file") and key.removesuffix("_file") in fields:
+            key = key.removesuffix("_file")
+            try:
+                text = Path(given).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise StartupError(f"configuration: {name}: cannot read {given}: {error}") from error
+        if key not in fields:
+            raise StartupError(f"configuration: {name}: there is no key `{section}.{key}`")
+        out.append((section, key, name, text))
+    return out
+
+
+def _parse_env(section: str, key: str, name: str, text: str) -> Any:
+    kind = _types(_sections()[section])[key]
+    value: Any = [part.strip() for part in text.split(",") if part.strip()] if kind == list[str] else text
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise StartupError(f"configuration: {name} ({section}.{key}): {error}") from error

@@ -1,0 +1,304 @@
+"""Decides how the appliance is put together: builds every part, starts them in order, drains, stops them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from reflexd import __version__
+from reflexd.admin import AdminVerbs, serve_admin
+from reflexd.api.app import Services, create_app
+from reflexd.config import Config
+from reflexd.engine import backbone
+from reflexd.engine.encoder import Encoder
+from reflexd.engine.predictor import Predictor
+from reflexd.errors import CannotListen, StartupError
+from reflexd.hookspecs import Checkpoint, Executor, ExecutorOptions
+from reflexd.observability import configure_logging
+from reflexd.plugins import PluginManager
+from reflexd.registry.data_directory import DataDirectory, default_cache_dir, default_data_dir
+from reflexd.registry.files import sweep
+from reflexd.scheduler.dispatcher import Dispatcher, DispatchOptions
+from reflexd.scheduler.periodic import build_timers
+from reflexd.service.jobs import JobLimits, JobService
+from reflexd.service.predictions import PredictionService, PredictLimits
+from reflexd.service.readiness import Readiness
+from reflexd.store.keys import SCOPES
+from reflexd.store.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+def data_directory(config: Config) -> DataDirectory:
+    """Return the configured data directory, not yet claimed."""
+    return DataDirectory(Path(config.storage.data_dir or default_data_dir()).expanduser())
+
+
+class Daemon:
+    """One running appliance."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._directory = data_directory(config)
+        self._signals_seen = 0
+        self._failure: StartupError | None = None
+
+    async def serve(self) -> None:
+        """Run until SIGTERM or SIGINT; raises StartupError (with its exit code) for what prevents the start."""
+        config, directory = self._config, self._directory
+        async with AsyncExitStack() as stack:
+            directory.claim()
+            stack.callback(directory.release)
+            plugins = PluginManager(config.plugins.allow)
+            checkpoint, source = self._find_backbone(plugins)
+            executor = self._build_executor(plugins)
+            store = await Store.open(directory.root)
+            stack.push_async_callback(store.close)
+            self._refuse_public_bind(store)
+            listening = self._listen()
+            stack.callback(listening.close)
+            await self._first_key(store)
+            await self._recover(store)
+
+            readiness = Readiness(store.database)
+            predictions = self._build_predictions(store)
+            jobs = self._build_jobs(store, plugins, predictions)
+            services = Services(
+                keys=store.keys, models=store.models, jobs=jobs, predictions=predictions, readiness=readiness
+            )
+            app = create_app(services, config.http.max_body_bytes, config.http.body_timeout_seconds)
+            server = _Server(
+                uvicorn.Config(
+                    app,
+                    lifespan="off",
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    proxy_headers=False,
+                    timeout_keep_alive=75,
+                    timeout_graceful_shutdown=max(1, int(config.http.drain_timeout_seconds)),
+                )
+            )
+            admin = await serve_admin(AdminVerbs(store, directory), directory.socket)
+            stack.callback(directory.socket.unlink, missing_ok=True)
+            stack.callback(admin.close)
+            plugins.startup(directory.root)
+            stack.callback(plugins.shutdown)
+            timers = build_timers(store.signals)
+            timers.start()
+            stack.callback(timers.shutdown, wait=False)
+            stack.push_async_callback(executor.stop)
+            target = backbone.exported_directory(
+                Path(config.storage.cache_dir or default_cache_dir()).expanduser(),
+                backbone.fingerprint(checkpoint, source),
+                config.backbone.precision,
+            )
+            dispatcher = Dispatcher(store, executor, self._dispatch_options(target))
+            self._handle_signals(server, readiness, dispatcher)
+            training = asyncio.create_task(
+                self._train_when_ready(server, checkpoint, source, target, executor, dispatcher, predictions, readiness)
+            )
+            stack.push_async_callback(_end, training)
+            host, port = listening.getsockname()[:2]
+            log.info("listening", url=f"http://{host}:{port}", version=__version__, data_dir=str(directory.root))
+            await server.serve(sockets=[listening])
+            log.info("stopping")
+        if self._failure is not None:
+            raise self._failure
+        log.info("stopped")
+
+    # --- before listening -------------------------------------------------------------------------------------------
+
+    def _find_backbone(self, plugins: PluginManager) -> tuple[Checkpoint, Path]:
+        name = self._config.backbone.checkpoint
+        if name not in plugins.checkpoints:
+            known = ", ".join(plugins.checkpoints) or "none"
+            raise StartupError(f"[backbone] checkpoint: no plugin registers {name!r} (there is: {known})")
+        return plugins.checkpoints[name], backbone.find_files(plugins.checkpoints[name])
+
+    def _build_executor(self, plugins: PluginManager) -> Executor:
+        name, training = self._config.training.executor, self._config.training
+        if name not in plugins.executors:
+            raise StartupError(f"[training] executor: no plugin registers {name!r}")
+        options = ExecutorOptions(
+            warm=training.warm_children,
+            threads=self._threads(),
+            runs_per_child=training.runs_per_child,
+            nice=training.nice,
+        )
+        return plugins.executors[name](options)
+
+    def _refuse_public_bind(self, store: Store) -> None:
+        host = self._config.http.host
+        if store.keys.empty and not _is_loopback(host):
+            raise StartupError(
+                f"refusing to listen on {host} before an API key exists: run `reflexd keys create NAME` first"
+            )
+
+    def _listen(self) -> socket.socket:
+        host, port = self._config.http.host, self._config.http.port
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listening = socket.socket(family, kind, protocol)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(2048)
+            listening.setblocking(False)
+        except OSError as error:
+            raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        return listening
+
+    async def _first_key(self, store: Store) -> None:
+        """Make the first API key; in a journal it would stay for ever, so without a terminal only its path is told."""
+        if not store.keys.empty:
+            return
+        path = self._directory.initial_key
+        secret = await store.keys.create("admin", scopes=SCOPES)
+        if sys.stderr.isatty():
+            print(f"\nYour first API key, shown this once:\n\n    {secret}\n", file=sys.stderr)  # noqa: T201
+            return
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secret + "\n")
+        log.info("first API key written", path=str(path))
+
+    async def _recover(self, store: Store) -> None:
+        """Queue interrupted jobs again and remove what a crash left half made."""
+        interrupted = await store.jobs.recover()
+        half_made = await asyncio.to_thread(sweep, self._directory.models, store.models.ids())
+        orphans = await asyncio.to_thread(sweep, self._directory.runs, await store.jobs.live_ids())
+        if interrupted or half_made or orphans:
+            log.info("recovered", requeued=len(interrupted), models_swept=len(half_made), runs_swept=len(orphans))
+
+    # --- the parts --------------------------------------------------------------------------------------------------
+
+    def _build_predictions(self, store: Store) -> PredictionService:
+        given = self._config.predict
+        limits = PredictLimits(
+            queue=given.queue, concurrent_per_key=given.concurrent_per_key, text_chars=self._config.limits.text_chars
+        )
+        return PredictionService(store, limits)
+
+    def _build_jobs(self, store: Store, plugins: PluginManager, predictions: PredictionService) -> JobService:
+        limits = JobLimits(content=self._config.limits, queued_per_key=self._config.training.queued_per_key)
+        return JobService(
+            store, plugins.data_sources, limits, self._directory.runs, self._directory.models, predictions.forget
+        )
+
+    def _dispatch_options(self, target: Path) -> DispatchOptions:
+        training = self._config.training
+        return DispatchOptions(
+            slots=self._slots(),
+            running_per_key=training.running_per_key,
+            max_attempts=training.max_attempts,
+            threads=self._threads(),
+            runs_dir=self._directory.runs,
+            models_dir=self._directory.models,
+            backbone_dir=target,
+            plugins_allow=list(self._config.plugins.allow),
+        )
+
+    def _slots(self) -> int:
+        return self._config.training.slots or max(2, (os.cpu_count() or 1) // 2)
+
+    def _threads(self) -> int:
+        return self._config.training.threads or max(1, (os.cpu_count() or 1) // self._slots())
+
+    # --- while running ----------------------------------------------------------------------------------------------
+
+    async def _train_when_ready(
+        self,
+        server: uvicorn.Server,
+        checkpoint: Checkpoint,
+        source: Path,
+        target: Path,
+        executor: Executor,
+        dispatcher: Dispatcher,
+        predictions: PredictionService,
+        readiness: Readiness,
+    ) -> None:
+        """Load the encoder (exporting it at the very first start), then answer predictions and run jobs."""
+        try:
+            if await asyncio.to_thread(backbone.read_description, target) is None:
+                log.info(
+                    "preparing the sentence encoder, once; this takes about 20 seconds", checkpoint=checkpoint.name
+                )
+                await backbone.export(checkpoint, source, target, self._config.backbone.precision)
+            encoder = await asyncio.to_thread(Encoder, target)
+        except Exception as error:  # without an encoder there is nothing to serve: stop, and say why
+            known = error if isinstance(error, StartupError) else None
+            self._failure = known or StartupError(f"the sentence encoder cannot be loaded: {type(error).__name__}")
+            log.error("no sentence encoder", exc_info=error)
+            server.should_exit = True
+            return
+        given = self._config.predict
+        predictor = Predictor(
+            encoder, self._directory.models, given.threads or os.cpu_count() or 1, given.resident_heads
+        )
+        predictions.predictor = predictor
+        readiness.clear("backbone")
+        log.info("ready", backbone=encoder.description.name, precision=encoder.description.precision)
+        try:
+            await executor.start()
+            await dispatcher.run()
+        finally:
+            await asyncio.to_thread(predictor.close)
+
+    def _handle_signals(self, server: uvicorn.Server, readiness: Readiness, dispatcher: Dispatcher) -> None:
+        loop = asyncio.get_running_loop()
+
+        def stop(number: int) -> None:
+            self._signals_seen += 1
+            if self._signals_seen > 1:
+                log.warning("second signal: ending now")
+                os._exit(128 + number)
+            readiness.block("draining", "the daemon is stopping")
+            dispatcher.stop_claiming()
+            server.should_exit = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number)
+        loop.add_signal_handler(signal.SIGHUP, lambda: log.info("SIGHUP ignored: restart to read the configuration"))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with the signals left to the daemon: its own handling would end the process with status 143."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def run(config: Config) -> None:
+    """Run the daemon in a fresh event loop until it has stopped."""
+    import uvloop
+
+    configure_logging(config.log.level, config.log.format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(Daemon(config).serve())

@@ -1,0 +1,136 @@
+"""Decides which encoder is used: finds a checkpoint's files, checks their hashes, and exports them once per precision.
+
+An exported encoder is a folder in the cache, named by what it was made from, so that a changed file, precision or
+training stack makes a new one and never changes an old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from reflexd.errors import StartupError
+from reflexd.hookspecs import Checkpoint
+from reflexd.registry.files import sha256_file
+
+STACK = 1
+"""Version of the training stack: a head of another stack is not comparable and never mixed in."""
+
+GRAPH = "model.onnx"
+TOKENIZER = "tokenizer.json"
+DESCRIPTION = "encoder.json"
+
+
+class EncoderDescription(Struct, frozen=True, kw_only=True):
+    """What an exported encoder is; `max_tokens` counts the special tokens in."""
+
+    name: str
+    fingerprint: str
+    """SHA-256 over the names and hashes of the checkpoint's files and its pooling."""
+    precision: str
+    stack: int
+    width: int
+    max_tokens: int
+    pooling: str
+    graph_sha256: str
+
+
+class ExportSpec(Struct, kw_only=True):
+    """The command line of engine/export.py, as one JSON argument."""
+
+    name: str
+    source: str
+    target: str
+    fingerprint: str
+    precision: str
+    pooling: str
+
+
+def find_files(checkpoint: Checkpoint) -> Path:
+    """Return the folder that holds a checkpoint's files, every given hash checked.
+
+    The package is never imported: its files are looked up in its installed record. Raises StartupError naming what is
+    missing or changed.
+    """
+    label = f"checkpoint {checkpoint.name}"
+    if checkpoint.directory:
+        folder = Path(checkpoint.directory)
+    else:
+        try:
+            installed = distribution(checkpoint.distribution).files or []
+        except PackageNotFoundError as error:
+            raise StartupError(f"{label}: the package {checkpoint.distribution} is not installed") from error
+        wanted = next(iter(checkpoint.files))
+        found = next((f for f in installed if f.name == wanted), None)
+        if found is None:
+            raise StartupError(f"{label}: the package {checkpoint.distribution} holds no {wanted}")
+        folder = Path(str(found.locate())).parent
+    for name, expected in checkpoint.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise StartupError(f"{label}: {path} is missing")
+        if expected and sha256_file(path) != expected:
+            raise StartupError(f"{label}: {path} has not the sha256 it must have: reinstall {checkpoint.distribution}")
+    return folder
+
+
+def fingerprint(checkpoint: Checkpoint, folder: Path) -> str:
+    """Return the identity of an encoder: the same bytes and pooling give the same embeddings."""
+    digest = hashlib.sha256(checkpoint.pooling.encode())
+    for name in sorted(checkpoint.files):
+        digest.update(f"\n{name} {checkpoint.files[name] or sha256_file(folder / name)}".encode())
+    return digest.hexdigest()
+
+
+def exported_directory(cache_dir: Path, identity: str, precision: str) -> Path:
+    """Return where the encoder with this fingerprint lies once it is exported."""
+    return cache_dir / "encoders" / f"{identity[:16]}-{precision}-stack{STACK}"
+
+
+def read_description(folder: Path) -> EncoderDescription | None:
+    """Return what an exported encoder is; None when there is none or its graph has changed."""
+    try:
+        found = msgspec.json.decode((folder / DESCRIPTION).read_bytes(), type=EncoderDescription)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return found if found.stack == STACK and sha256_file(folder / GRAPH) == found.graph_sha256 else None
+
+
+async def export(checkpoint: Checkpoint, source: Path, target: Path, precision: str) -> None:
+    """Export an encoder in a child process (the daemon itself never imports torch); about 15 s, once.
+
+    Raises StartupError with the child's last words when it fails.
+    """
+    spec = ExportSpec(
+        name=checkpoint.name,
+        source=str(source),
+        target=str(target),
+        fingerprint=fingerprint(checkpoint, source),
+        precision=precision,
+        pooling=checkpoint.pooling,
+    )
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "reflexd.engine.export",
+        msgspec.json.encode(spec).decode(),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"},
+    )
+    try:
+        _, stderr = await child.communicate()
+    except BaseException:
+        child.kill()
+        raise
+    if child.returncode:
+        last = stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit status {child.returncode}"]
+        raise StartupError(f"checkpoint {checkpoint.name} cannot be exported: {last[0]}")

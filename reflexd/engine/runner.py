@@ -1,0 +1,212 @@
+"""Decides how stages run on this machine: in child processes of the daemon, one of which stands by warm.
+
+A child that ended a stage well serves the next one; a child whose run was cut short, or that failed, is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+
+from reflexd.errors import WorkerDied
+from reflexd.hookspecs import Executor, ExecutorFactory, ExecutorOptions, hookimpl
+from reflexd.registry.runs import WORKER_LOG
+from reflexd.schemas.worker import Event, Failed, Prepared, Ready, RunSpec, Trained, decode_event, encode_line
+
+LINE_LIMIT = 16 << 20
+STDERR_KEPT = 16_384
+
+
+class Child:
+    """One training process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.runs = 0
+        self.ready = False
+        self._stderr = bytearray()
+        self._reader = asyncio.create_task(self._keep_stderr())
+
+    @classmethod
+    async def spawn(cls, options: ExecutorOptions) -> Child:
+        """Start a process; it is ready once it has imported its libraries (about 3 s)."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "reflexd.engine.worker",
+            str(options.nice),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=LINE_LIMIT,
+            env=_environment(options.threads),
+            start_new_session=True,
+        )
+        return cls(process)
+
+    async def line(self) -> Event:
+        """Return the next event; raises WorkerDied at the end of the process or of sense."""
+        assert self.process.stdout is not None
+        try:
+            line = await self.process.stdout.readline()
+            if line.endswith(b"\n"):
+                return decode_event(line)
+        except (ValueError, msgspec.DecodeError):
+            raise WorkerDied("spoke what is not its protocol") from None
+        status = await self.process.wait()
+        raise WorkerDied(
+            f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        )
+
+    async def until_ready(self) -> None:
+        """Wait for the imports."""
+        while not self.ready:
+            self.ready = isinstance(await self.line(), Ready)
+
+    async def send(self, spec: RunSpec) -> None:
+        """Hand a stage over."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(encode_line(spec))
+        with contextlib.suppress(ConnectionError):  # a dead process is told by line()
+            await self.process.stdin.drain()
+
+    def log_to(self, run_dir: Path) -> None:
+        """Leave what the process printed in the job's run directory: it may hold text, so it is in no log."""
+        if self._stderr and run_dir.is_dir():
+            with (run_dir / WORKER_LOG).open("ab") as file:
+                file.write(self._stderr)
+
+    async def kill(self) -> None:
+        """End the process and whatever it started, and wait until it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        await self.process.wait()
+        self._reader.cancel()
+
+    async def _keep_stderr(self) -> None:
+        assert self.process.stderr is not None
+        while chunk := await self.process.stderr.read(4096):
+            self._stderr += chunk
+            del self._stderr[:-STDERR_KEPT]
+
+
+class LocalExecutor:
+    """Runs each stage in a child process; keeps `warm` processes standing by."""
+
+    def __init__(self, options: ExecutorOptions) -> None:
+        self._options = options
+        self._idle: list[Child] = []
+        self._busy: set[Child] = set()
+        self._warming: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Begin to warm the standing-by processes, without waiting for them."""
+        self._top_up()
+
+    async def run(self, spec: RunSpec) -> AsyncIterator[Event]:
+        """Run one stage; see hookspecs.Executor."""
+        child = await self._take()
+        self._busy.add(child)
+        self._top_up()
+        ended_well = False
+        try:
+            await child.until_ready()
+            await child.send(spec)
+            while True:
+                event = await child.line()
+                ended_well = isinstance(event, Prepared | Trained) or (isinstance(event, Failed) and event.reusable)
+                if ended_well:
+                    await self._give_back(child)
+                yield event
+                if isinstance(event, Prepared | Trained | Failed):
+                    return
+        finally:
+            if not ended_well:
+                # Shielded: the caller is often being cancelled, and the process must be gone before its files are.
+                await asyncio.shield(asyncio.ensure_future(self._end(child, Path(spec.run_dir))))
+
+    async def stop(self) -> None:
+        """End every process."""
+        self._stopped = True
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
+        children = [*self._idle, *self._busy]
+        self._idle.clear()
+        await asyncio.gather(*(child.kill() for child in children))
+
+    async def _take(self) -> Child:
+        while self._idle:
+            child = self._idle.pop()
+            if child.process.returncode is None:
+                return child
+            await child.kill()  # it died while it stood by, which is no fault of this job
+        return await Child.spawn(self._options)
+
+    async def _give_back(self, child: Child) -> None:
+        child.runs += 1
+        self._busy.discard(child)
+        spent = child.runs >= self._options.runs_per_child or len(self._idle) >= max(1, self._options.warm)
+        if spent or self._stopped:
+            await child.kill()
+            self._top_up()
+        else:
+            self._idle.append(child)
+
+    async def _end(self, child: Child, run_dir: Path) -> None:
+        await child.kill()
+        self._busy.discard(child)
+        child.log_to(run_dir)
+        self._top_up()
+
+    def _top_up(self) -> None:
+        if not self._stopped and (self._warming is None or self._warming.done()):
+            self._warming = asyncio.create_task(self._warm())
+
+    async def _warm(self) -> None:
+        while len(self._idle) < self._options.warm:
+            child = await Child.spawn(self._options)
+            try:
+                await child.until_ready()
+            except WorkerDied:
+                await child.kill()
+                await asyncio.sleep(5)  # a broken installation must not fork in a circle; a job will name the reason
+                continue
+            except BaseException:
+                await child.kill()
+                raise
+            self._idle.append(child)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Return the environment of a training process: no hub, no spinning threads, no telemetry."""
+    return {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@hookimpl
+def register_executors(register: Callable[[str, ExecutorFactory], None]) -> None:
+    """Offer `local`."""
+
+    def build(options: ExecutorOptions) -> Executor:
+        return LocalExecutor(options)
+
+    register("local", build)

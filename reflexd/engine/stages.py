@@ -1,0 +1,59 @@
+"""Decides what a stage of a job is inside the training process; importing it imports all that a job needs."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from reflexd.engine import prepare, trainer
+from reflexd.engine.encoder import Encoder
+from reflexd.errors import JobFailure
+from reflexd.hookspecs import Example
+from reflexd.plugins import PluginManager
+from reflexd.registry import runs
+from reflexd.schemas.worker import Event, RunSpec, Terminal
+
+
+class Stages:
+    """Runs stages one after the other, keeping what the next one needs too: plugins and the loaded encoder."""
+
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        self._emit = emit
+        self._plugins: dict[tuple[str, ...], PluginManager] = {}
+        self._encoder: tuple[str, Encoder] | None = None
+
+    def run(self, spec: RunSpec) -> Terminal:
+        """Run one stage to its terminal event; raises JobFailure where the job's own data is why it cannot."""
+        torch.set_num_threads(spec.threads)
+        try:
+            if spec.stage == "prepare":
+                return prepare.prepare(
+                    spec,
+                    self._sources(spec).data_sources,
+                    lambda: self._load_encoder(spec.backbone),
+                    self._emit,
+                    threading.Event(),
+                )
+            run_dir = Path(spec.run_dir)
+            mark = runs.read_prepared(run_dir)
+            rows = runs.read_rows(run_dir, Example)
+            if mark is None or len(rows) != mark.rows:
+                raise JobFailure("rows_missing", "The job's prepared rows are gone from its run directory")
+            return trainer.train(spec, rows, mark.labels, self._load_encoder(spec.backbone), self._emit)
+        finally:
+            gc.collect()
+
+    def _sources(self, spec: RunSpec) -> PluginManager:
+        allow = tuple(spec.plugins_allow)
+        if allow not in self._plugins:
+            self._plugins[allow] = PluginManager(allow)
+        return self._plugins[allow]
+
+    def _load_encoder(self, folder: str) -> Encoder:
+        if self._encoder is None or self._encoder[0] != folder:
+            self._encoder = (folder, Encoder(Path(folder)))
+        return self._encoder[1]

@@ -1,0 +1,83 @@
+"""Decides what a training process does: import everything, say so, then run stages as they come on stdin.
+
+`python -m reflexd.engine.worker NICE`. It has no database and no listener; it talks JSON lines (schemas/worker.py) and
+ends with the daemon. One process runs many jobs' stages, one after the other; any failure it does not expect ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+from reflexd.engine.lifeline import end_with_parent
+from reflexd.errors import JobFailure, StartupError
+from reflexd.schemas.worker import Event, Failed, Ready, RunSpec, Terminal, decode_spec, encode_line
+
+
+def main() -> None:
+    """Run until stdin closes."""
+    # Anything a library prints must not be taken for a line of the protocol: descriptor 1 becomes stderr.
+    out = os.dup(1)
+    os.dup2(2, 1)
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    _split_into(lines)
+    os.nice(int(sys.argv[1]))
+    lock = threading.Lock()
+
+    def send(event: Event) -> None:
+        with lock:
+            view = memoryview(encode_line(event))
+            while view:
+                view = view[os.write(out, view) :]
+
+    from reflexd.engine.stages import Stages  # the imports that a warm process spares its jobs
+
+    stages = Stages(send)
+    send(Ready(os.getpid()))
+    while True:
+        spec = decode_spec(lines.get())
+        send(_run(stages, spec))
+
+
+def _run(stages: object, spec: RunSpec) -> Terminal:
+    from reflexd.engine.stages import Stages
+
+    assert isinstance(stages, Stages)
+    try:
+        return stages.run(spec)
+    except JobFailure as failure:
+        return Failed(failure.code, failure.message, failure.param, reusable=True)
+    except StartupError as error:
+        return Failed("configuration_error", str(error))
+    except MemoryError:
+        return Failed("out_of_memory", "The machine has not enough memory for this job")
+    except (
+        Exception
+    ) as error:  # the job must end with a reason, and the reason must not show the user's text or our paths
+        with (Path(spec.run_dir) / "worker.log").open("a") as log:
+            traceback.print_exc(file=log)
+        where = "The data source" if spec.stage == "prepare" else "Training"
+        return Failed(
+            "internal_error",
+            f"{where} stopped on an unexpected {type(error).__name__}; the operator finds it in the job's worker.log",
+        )
+
+
+def _split_into(lines: queue.SimpleQueue[bytes]) -> None:
+    buffer = bytearray()
+
+    def feed(chunk: bytes) -> None:
+        buffer.extend(chunk)
+        while (end := buffer.find(b"\n")) >= 0:
+            lines.put(bytes(buffer[:end]))
+            del buffer[: end + 1]
+
+    end_with_parent(feed)
+
+
+if __name__ == "__main__":
+    main()

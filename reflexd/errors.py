@@ -1,0 +1,224 @@
+"""Decides every way reflexd can say no: one class a kind, with its HTTP status, OpenAI error type and code.
+
+The first paragraph of a class's docstring is its default message, so the sentence a user reads stands where the kind is
+defined. Sources: spec section 1.10 (statuses and codes) and 3.6 (which statuses the OpenAI SDK retries by itself).
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import ClassVar
+
+
+class ReflexError(Exception):
+    """The daemon could not serve this request."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "api_error"
+    code: ClassVar[str | None] = "internal_error"
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, message: str | None = None, *, param: str | None = None) -> None:
+        default = inspect.cleandoc(self.__doc__ or "").split("\n\n", 1)[0].replace("\n", " ")
+        self.message = message or default
+        self.param = param
+        super().__init__(self.message)
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """Return the OpenAI error envelope, ready for JSON."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+# --- answers to a request -------------------------------------------------------------------------------------------
+
+
+class InvalidRequest(ReflexError):
+    """The request is not valid."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = None
+
+
+class InvalidJSON(InvalidRequest):
+    """The request body is not valid JSON."""
+
+    code = "invalid_json"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The text is longer than the model can read."""
+
+    code = "context_length_exceeded"
+
+
+class NotSupportedYet(InvalidRequest):
+    """This field is part of the API, but this version of reflexd cannot act on it yet."""
+
+    code = "not_supported"
+
+
+class UnknownBaseModel(InvalidRequest):
+    """There is no trained model of yours and no default Reflex with this name."""
+
+    code = "base_model_not_found"
+
+
+class JobNotCancellable(InvalidRequest):
+    """The job has already ended, so there is nothing to cancel.
+
+    A 400 and not a 409: the SDK would retry a 409 twice (spec 3.6).
+    """
+
+    code = "job_not_cancellable"
+
+
+class AuthenticationFailed(ReflexError):
+    """No valid API key was given: send it as "Authorization: Bearer rfx_...".
+
+    One message for a missing, a wrong and a revoked key, so that an answer tells nothing about the keys that exist.
+    """
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+    headers: ClassVar[dict[str, str]] = {"www-authenticate": "Bearer"}
+
+
+class InsufficientScope(ReflexError):
+    """This API key lacks the scope that the request needs."""
+
+    status = 403
+    type = "permission_error"
+    code = "insufficient_scope"
+
+
+class RouteNotFound(InvalidRequest):
+    """There is no such route: see /v1/fine_tuning/jobs, /v1/models and /v1/reflex/predict."""
+
+    status = 404
+    code = "unknown_url"
+
+
+class JobNotFound(InvalidRequest):
+    """No fine-tuning job of yours has this id.
+
+    The message repeats no id: an unknown job and another tenant's job get the same bytes.
+    """
+
+    status = 404
+    code = "job_not_found"
+
+
+class ModelNotFound(InvalidRequest):
+    """No model of yours has this name."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """This route does not answer this method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class RequestTimeout(InvalidRequest):
+    """The request body did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class ModelNotReady(InvalidRequest):
+    """This model has no trained version yet: its job is still queued or running."""
+
+    status = 409
+    code = "model_not_ready"
+    headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
+
+
+class BodyTooLarge(InvalidRequest):
+    """The request body is larger than [http] max_body_bytes allows."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class ModelUnusable(ReflexError):
+    """This model's files cannot be used: train it again, or ask the operator."""
+
+    code = "model_unusable"
+
+
+class RateLimited(ReflexError):
+    """Too many requests are waiting: try again in a moment."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limited"
+    headers: ClassVar[dict[str, str]] = {"retry-after": "1"}
+
+
+class Unavailable(ReflexError):
+    """The daemon is starting or stopping: try again in a moment."""
+
+    status = 503
+    type = "service_unavailable_error"
+    code = "service_unavailable"
+    headers: ClassVar[dict[str, str]] = {"retry-after": "2"}
+
+
+class StorageFull(Unavailable):
+    """The data directory cannot be written to at present: is the disk full?"""
+
+    code = "storage_unavailable"
+    headers: ClassVar[dict[str, str]] = {"retry-after": "30"}
+
+
+# --- the end of a job -----------------------------------------------------------------------------------------------
+
+
+class JobFailure(Exception):
+    """A training job ends as failed, with the triple that its `error` field shows."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        self.code = code
+        self.message = message
+        self.param = param
+        super().__init__(message)
+
+
+class WorkerDied(Exception):
+    """The training process ended on its own, without saying how its job ended."""
+
+
+# --- the end of a process -------------------------------------------------------------------------------------------
+
+
+class StartupError(Exception):
+    """The daemon cannot start as configured; the message is the one sentence the operator reads.
+
+    Exit status 78 (EX_CONFIG): restarting changes nothing, so the systemd unit does not try.
+    """
+
+    exit_code: ClassVar[int] = 78
+
+
+class AlreadyRunning(StartupError):
+    """Another reflexd holds this data directory."""
+
+    exit_code = 75
+
+
+class CannotListen(StartupError):
+    """The address cannot be listened on; a later try may succeed, so it is a plain failure."""
+
+    exit_code = 1
+
+
+class ServerUnreachable(Exception):
+    """A client verb found no daemon to talk to."""
+
+    exit_code: ClassVar[int] = 69

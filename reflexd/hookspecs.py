@@ -1,0 +1,178 @@
+"""Decides the whole plugin API: every hook, and the types that a plugin gives and gets.
+
+A plugin is a module named by an entry point of the group "reflexd". It imports only what `reflexd/__init__.py` offers.
+Registering must have no side effect: hooks are called in the daemon and again in every training process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pluggy
+from msgspec import Struct
+
+if TYPE_CHECKING:  # the command line loads this module for `--help`
+    import click
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from reflexd.schemas.worker import Event, RunSpec
+
+hookspec = pluggy.HookspecMarker("reflexd")
+hookimpl = pluggy.HookimplMarker("reflexd")
+
+
+class Example(Struct, frozen=True):
+    """One training row: a text and its label."""
+
+    text: str
+    label: str
+
+
+class InvalidInput(ValueError):
+    """A data source refuses its field of the request; `param` is the path inside that field, like `[3].label`."""
+
+    def __init__(self, message: str, param: str = "") -> None:
+        self.message = message
+        self.param = param
+        super().__init__(message)
+
+
+class Embed(Protocol):
+    """Turns texts into unit vectors of the sentence encoder."""
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return an array of shape [len(texts), width]."""
+        ...
+
+
+class SourceContext(Struct, frozen=True):
+    """All that a data source may use while it makes rows, so that it imports nothing else of reflexd."""
+
+    llm: Any
+    """Client of the local LLM; None where none is set up."""
+    embed: Embed
+    emit: Callable[[str], None]
+    """Tell the user something: it becomes an event of the job."""
+    run_dir: Path
+    """A directory of this job alone; what is written here survives a restart of the stage."""
+    cancelled: threading.Event
+    """Set when the process is about to be ended: a long source looks at it between steps."""
+    labels: Sequence[str]
+    """The `labels` of the request; empty when it gave none."""
+
+
+class DataSource(Protocol):
+    """Turns one field of the create request into labelled rows."""
+
+    name: str
+    """The field's name in the request body, and the source's name everywhere else."""
+
+    def check(self, payload: Any, labels: Sequence[str]) -> Sequence[Example] | None:
+        """Check the decoded JSON of the field, in the daemon and within milliseconds.
+
+        Return the rows where they are known without work, else None; reflexd then checks each row itself, naming
+        `field[3].label`. Raise InvalidInput to answer 400 with the path inside the field.
+        """
+        ...
+
+    def rows(self, payload: Any, context: SourceContext) -> Iterable[Example]:
+        """Yield the rows, in the training process.
+
+        A restarted stage calls this again and skips as many rows as are already stored, so the order must be
+        reproducible.
+        """
+        ...
+
+
+class Checkpoint(Struct, frozen=True, kw_only=True):
+    """A sentence encoder that stands in an installed Python distribution or in a directory.
+
+    `files` maps each needed file name to the sha256 it must have (empty: any); all must lie in one folder.
+    """
+
+    name: str
+    distribution: str = ""
+    directory: str = ""
+    files: dict[str, str]
+    license: str
+    pooling: str = "mean"
+
+
+class WebhookTransport(Protocol):
+    """Delivers one signed webhook to the addresses of one URL scheme."""
+
+    scheme: str
+
+    async def deliver(self, url: str, body: bytes, headers: dict[str, str], timeout: float) -> int:  # noqa: ASYNC109
+        """Send the bytes as they are and return the HTTP-like status."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs the stages of jobs somewhere: the built-in one in a child process of the daemon."""
+
+    async def start(self) -> None:
+        """Get ready, for example by warming a process."""
+        ...
+
+    def run(self, spec: RunSpec) -> AsyncIterator[Event]:
+        """Run one stage and yield its events, the terminal one last.
+
+        Raise WorkerDied when the process ended by itself. Closing the iterator early ends the run at once.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """End every run and every standing-by process."""
+        ...
+
+
+class ExecutorOptions(Struct, frozen=True, kw_only=True):
+    """What an executor is built with, from [training] of the configuration."""
+
+    warm: int
+    threads: int
+    runs_per_child: int
+    nice: int
+
+
+ExecutorFactory = Callable[[ExecutorOptions], Executor]
+
+
+@hookspec
+def register_data_sources(register: Callable[[DataSource], None]) -> None:
+    """Call `register(source)` for each data source; its name becomes a field of POST /v1/fine_tuning/jobs."""
+
+
+@hookspec
+def register_checkpoints(register: Callable[[Checkpoint], None]) -> None:
+    """Call `register(checkpoint)` for each sentence encoder that `[backbone] checkpoint` may name."""
+
+
+@hookspec
+def register_webhook_transports(register: Callable[[WebhookTransport], None]) -> None:
+    """Call `register(transport)` for each URL scheme that webhooks can be delivered to."""
+
+
+@hookspec
+def register_executors(register: Callable[[str, ExecutorFactory], None]) -> None:
+    """Call `register(name, factory)` for each way to run training that `[training] executor` may name."""
+
+
+@hookspec
+def register_cli_commands(group: click.Group) -> None:
+    """Add commands to the `reflexd` command line with `@group.command()`."""
+
+
+@hookspec
+def startup(data_dir: Path) -> None:
+    """Be told that the daemon is about to listen; raise to stop the start with this plugin's name in the error."""
+
+
+@hookspec
+def shutdown() -> None:
+    """Be told that the daemon has stopped listening and ended its training processes."""

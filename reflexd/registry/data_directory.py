@@ -1,0 +1,85 @@
+"""Decides where things lie in the data directory, that only its owner reads it, and that one process at a time uses it.
+
+D/reflexd.db  lock  admin.sock  initial-api-key  backups/  models/<random id>/  runs/<job id>/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import os
+from pathlib import Path
+
+import platformdirs
+
+from reflexd.errors import AlreadyRunning, StartupError
+
+LOCK = "lock"
+
+
+def default_data_dir() -> Path:
+    """Return $STATE_DIRECTORY under systemd, else the user's data directory."""
+    return Path(os.environ.get("STATE_DIRECTORY") or platformdirs.user_data_dir("reflexd")).absolute()
+
+
+def default_cache_dir() -> Path:
+    """Return $CACHE_DIRECTORY under systemd, else the user's cache directory."""
+    return Path(os.environ.get("CACHE_DIRECTORY") or platformdirs.user_cache_dir("reflexd")).absolute()
+
+
+class DataDirectory:
+    """A data directory; `claim` makes it this process's own until `release`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.models = self.root / "models"
+        self.runs = self.root / "runs"
+        self.socket = self.root / "admin.sock"
+        self.initial_key = self.root / "initial-api-key"
+        self._lock: int | None = None
+
+    def claim(self) -> None:
+        """Create what is missing (0700), prove that it can be written, and take the lock.
+
+        Raises StartupError naming the path and the user, AlreadyRunning where another process holds it.
+        """
+        try:
+            self._create()
+            self._lock = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._make_folders()
+        except BlockingIOError:
+            self.release()
+            raise AlreadyRunning(f"another reflexd uses the data directory {self.root}") from None
+        except OSError as error:
+            self.release()
+            raise StartupError(
+                f"cannot write the data directory {self.root} as user {_user()}: {error.strerror or error}"
+            ) from error
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _create(self) -> None:
+        if self.root.is_dir() and not (self.root / LOCK).exists() and any(self.root.iterdir()):
+            raise StartupError(f"{self.root} is not empty and is no data directory of reflexd: name another one")
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.root.stat().st_mode & 0o077:
+            self.root.chmod(0o700)
+
+    def _make_folders(self) -> None:
+        for folder in (self.models, self.runs):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        probe = self.root / ".write-probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+
+
+def _user() -> str:
+    try:
+        return f"{getpass.getuser()} (uid {os.getuid()})"
+    except (KeyError, OSError):  # a container's user need not have a name
+        return f"uid {os.getuid()}"

@@ -1,0 +1,105 @@
+"""Decides what lies in a job's run directory: its input, the rows made from it, and the mark that they are complete.
+
+runs/<job id>/input.json     written before the job's row commits
+              rows.jsonl     appended and fsynced by the prepare stage
+              prepared.json  present once all rows are there
+              worker.log     what a failing training process printed
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import msgspec
+from msgspec import Struct, field
+
+from reflexd.registry.files import TEMPORARY, publish_directory, remove_directory, replace_file, write_durably
+
+INPUT = "input.json"
+ROWS = "rows.jsonl"
+PREPARED = "prepared.json"
+WORKER_LOG = "worker.log"
+FSYNC_EVERY = 256
+
+T = TypeVar("T")
+
+
+class RunInput(Struct, kw_only=True):
+    """What a job starts from; `payload` is the user's JSON of the source's field, byte for byte."""
+
+    source: str
+    payload: msgspec.Raw
+    labels: list[str] = field(default_factory=list)
+    limits: dict[str, int] = field(default_factory=dict)
+
+
+class PreparedRows(Struct, kw_only=True):
+    """The mark that rows.jsonl is complete."""
+
+    rows: int
+    labels: list[str]
+    sha256: str
+
+
+def create(runs_dir: Path, job_id: str, given: RunInput) -> None:
+    """Write a new run directory, whole and durable."""
+    temporary = runs_dir / f"{TEMPORARY}{job_id}"
+    temporary.mkdir(mode=0o700)
+    write_durably(temporary / INPUT, msgspec.json.encode(given))
+    publish_directory(temporary, runs_dir / job_id)
+
+
+def discard(runs_dir: Path, job_id: str) -> None:
+    """Remove a run directory, if there is one."""
+    remove_directory(runs_dir / job_id)
+
+
+def read_input(run_dir: Path) -> RunInput:
+    """Read what the job starts from."""
+    return msgspec.json.decode((run_dir / INPUT).read_bytes(), type=RunInput)
+
+
+def read_prepared(run_dir: Path) -> PreparedRows | None:
+    """Read the mark of complete rows; None while the prepare stage has not ended."""
+    path = run_dir / PREPARED
+    return msgspec.json.decode(path.read_bytes(), type=PreparedRows) if path.exists() else None
+
+
+def mark_prepared(run_dir: Path, mark: PreparedRows) -> None:
+    """Record that rows.jsonl is complete."""
+    replace_file(run_dir / PREPARED, msgspec.json.encode(mark))
+
+
+def read_rows(run_dir: Path, kind: type[T]) -> list[T]:
+    """Read all rows; a torn last line (a process was killed while writing) is left out."""
+    path = run_dir / ROWS
+    return msgspec.json.Decoder(kind).decode_lines(_whole_lines(path.read_bytes() if path.exists() else b""))
+
+
+def append_rows(run_dir: Path, rows: Iterable[Struct]) -> Iterator[Struct]:
+    """Append rows to rows.jsonl and yield each one; they are on disk at every 256th and when the iterator ends.
+
+    A torn last line is cut off first.
+    """
+    encode = msgspec.json.Encoder().encode
+    with (run_dir / ROWS).open("a+b") as file:
+        file.seek(0)
+        file.truncate(len(_whole_lines(file.read())))
+        for number, row in enumerate(rows, 1):
+            file.write(encode(row) + b"\n")
+            if number % FSYNC_EVERY == 0:
+                _flush(file)
+            yield row
+        _flush(file)
+
+
+def _whole_lines(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

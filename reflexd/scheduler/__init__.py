@@ -1,0 +1,1 @@
+"""Decides when things happen: which job runs next, and what the clock sets off."""

@@ -1,0 +1,226 @@
+"""Decides which queued job runs next and what becomes of it: claim, run its stages, record the outcome once.
+
+Every outcome is a guarded change in the store; whoever loses the race (a cancel against a success) cleans up its files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Coroutine
+from pathlib import Path
+from typing import Any, cast
+
+import structlog
+from msgspec import Struct
+
+from reflexd.errors import StorageFull, WorkerDied
+from reflexd.hookspecs import Executor
+from reflexd.registry import artifacts, runs
+from reflexd.schemas.worker import Event, Failed, Message, Metrics, Prepared, RunSpec, Stage, Trained
+from reflexd.store.identifiers import new_directory_id
+from reflexd.store.jobs import Job
+from reflexd.store.signals import QUEUED, job_topic
+from reflexd.store.store import Store
+
+RETRY_SECONDS = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class DispatchOptions(Struct, frozen=True, kw_only=True):
+    """What the dispatcher needs to know, from the configuration and the data directory."""
+
+    slots: int
+    running_per_key: int
+    max_attempts: int
+    threads: int
+    runs_dir: Path
+    models_dir: Path
+    backbone_dir: Path
+    plugins_allow: list[str]
+
+
+class Dispatcher:
+    """Keeps up to `slots` jobs running until it is stopped."""
+
+    def __init__(self, store: Store, executor: Executor, options: DispatchOptions) -> None:
+        self._store = store
+        self._executor = executor
+        self._options = options
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._claiming = True
+
+    def stop_claiming(self) -> None:
+        """Start no further job; running ones go on."""
+        self._claiming = False
+
+    @property
+    def running(self) -> int:
+        """How many jobs run now."""
+        return len(self._tasks)
+
+    async def run(self) -> None:
+        """Claim and run jobs until cancelled; running jobs are then put back in the queue."""
+        with self._store.signals.listen(QUEUED) as wake:
+            try:
+                while True:
+                    wake.clear()
+                    try:
+                        await self._fill_slots()
+                    except Exception:  # a full disk, say: the safety tick or the next wake-up tries again
+                        log.exception("claiming a job failed")
+                    await wake.wait()
+            finally:
+                for task in self._tasks.values():
+                    task.cancel()
+                await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _fill_slots(self) -> None:
+        while self._claiming and len(self._tasks) < self._options.slots:
+            job = await self._store.jobs.claim(self._options.running_per_key)
+            if job is None:
+                return
+            log.info("job running", job_id=job.id, stage=job.stage)
+            task = asyncio.create_task(self._supervise(job))
+            self._tasks[job.id] = task
+            task.add_done_callback(lambda _, job_id=job.id: self._freed(job_id))
+
+    def _freed(self, job_id: str) -> None:
+        task = self._tasks.pop(job_id)
+        if not task.cancelled() and (error := task.exception()):
+            log.critical("supervising a job failed", job_id=job_id, exc_info=error)
+        self._store.signals.wake(QUEUED)
+
+    async def _supervise(self, job: Job) -> None:
+        """Run a claimed job, end its process when the job is cancelled or deleted, and clean up after it."""
+        with self._store.signals.listen(job_topic(job.id)) as changed:
+            work = asyncio.create_task(self._work(job))
+            try:
+                while not work.done():
+                    waiter = asyncio.create_task(changed.wait())
+                    await asyncio.wait({work, waiter}, return_when=asyncio.FIRST_COMPLETED)
+                    waiter.cancel()
+                    changed.clear()
+                    if not work.done() and await self._is_unwanted(job.id):
+                        work.cancel()
+                        await asyncio.wait({work})
+                        log.info("job ended from outside", job_id=job.id)
+            except asyncio.CancelledError:  # the daemon stops
+                work.cancel()
+                await asyncio.wait({work})
+                await self._store.jobs.requeue(job, "The daemon stops; the job is queued again", died=False)
+                raise
+            if not work.cancelled() and (error := work.exception()):
+                log.error("job could not be recorded", job_id=job.id, exc_info=error)
+                await self._put_back(job)
+            if await self._is_unwanted(job.id):
+                await asyncio.to_thread(runs.discard, self._options.runs_dir, job.id)
+
+    async def _is_unwanted(self, job_id: str) -> bool:
+        job = await self._store.jobs.get(job_id)
+        return job is None or job.status == "cancelled"
+
+    async def _put_back(self, job: Job) -> None:
+        """Queue a job again whose outcome the disk refused, as soon as the disk takes it."""
+        while True:
+            try:
+                await self._store.jobs.requeue(
+                    job, "The outcome could not be stored; the job is queued again", died=False
+                )
+                return
+            except StorageFull:
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _work(self, job: Job) -> None:
+        """Run the job's remaining stages; whatever goes wrong here ends or re-queues the job."""
+        try:
+            current: Job | None = job
+            while current is not None and current.status == "running":
+                current = await self._stage(current)
+        except WorkerDied as death:
+            await self._died(job, str(death))
+        except StorageFull:
+            raise
+        except Exception:
+            log.exception("job failed on an internal error", job_id=job.id)
+            await self._store.jobs.fail(job.id, "internal_error", "The daemon failed to run this job")
+
+    async def _stage(self, job: Job) -> Job | None:
+        """Run one stage; return the job as it then is, None when it has ended."""
+        model_id = new_directory_id()
+        spec = self._spec(job, model_id)
+        try:
+            # A generator's type, so that leaving early closes it, which ends the process.
+            events = cast("AsyncGenerator[Event, None]", self._executor.run(spec))
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    match event:
+                        case Message():
+                            await self._store.jobs.add_event(job.id, event.message, event.level, data=event.data)
+                        case Metrics():
+                            await self._store.jobs.add_event(job.id, event.message, kind="metrics", data=event.data)
+                        case Prepared():
+                            return await self._store.jobs.prepared(job, event.labels, event.examples)
+                        case Failed():
+                            await self._store.jobs.fail(job.id, event.code, event.message, event.param)
+                            log.info("job failed", job_id=job.id, code=event.code)
+                            return None
+                        case Trained():
+                            await _to_the_end(self._record(job, model_id, event))
+                            return None
+            raise WorkerDied("ended without an outcome")
+        finally:
+            if job.stage == "train" and model_id not in self._store.models:
+                await asyncio.to_thread(artifacts.discard, self._options.models_dir, model_id)
+
+    async def _record(self, job: Job, model_id: str, event: Trained) -> None:
+        version = await self._store.jobs.succeed(
+            job,
+            model_id=model_id,
+            labels=event.labels,
+            mode=event.mode,
+            backbone=event.backbone,
+            precision=event.precision,
+            examples=event.examples,
+            tokens=event.tokens,
+            result=event.result,
+        )
+        if version is not None:
+            log.info("job succeeded", job_id=job.id, version=version.version)
+
+    async def _died(self, job: Job, why: str) -> None:
+        attempts = job.attempts + 1
+        log.warning("training process died", job_id=job.id, why=why, attempt=attempts)
+        if attempts < self._options.max_attempts:
+            said = f"The training process {why}; the job is queued again (attempt {attempts})"
+            await self._store.jobs.requeue(job, said, died=True)
+        else:
+            said = f"The training process {why}, {attempts} times; the machine may be short of memory"
+            await self._store.jobs.fail(job.id, "worker_died", said)
+
+    def _spec(self, job: Job, model_id: str) -> RunSpec:
+        options = self._options
+        stage: Stage = job.stage
+        return RunSpec(
+            job_id=job.id,
+            stage=stage,
+            run_dir=str(options.runs_dir / job.id),
+            models_dir=str(options.models_dir),
+            model_id=model_id,
+            backbone=str(options.backbone_dir),
+            seed=job.seed,
+            threads=options.threads,
+            plugins_allow=options.plugins_allow,
+            lineage={"job_id": job.id, "base_model": None},
+        )
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await something that must not be left half known: when cancelled meanwhile, finish it first."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise

@@ -1,0 +1,91 @@
+"""Decides the JSON lines between the daemon and a training process: one RunSpec in, events out until the last one.
+
+A run is one stage of one job. Its last line is Prepared, Trained or Failed; a process that ends before it has died.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct, field
+
+Stage = Literal["prepare", "train"]
+
+
+class RunSpec(Struct, kw_only=True, forbid_unknown_fields=True):
+    """One stage to run; every path is absolute and made by the daemon, never from a user's text."""
+
+    job_id: str
+    stage: Stage
+    run_dir: str
+    models_dir: str
+    model_id: str
+    backbone: str
+    """Directory of the exported encoder (engine/backbone.py)."""
+    seed: int
+    threads: int
+    plugins_allow: list[str] = field(default_factory=list)
+    lineage: dict[str, Any] = field(default_factory=dict)
+
+
+class Ready(Struct, tag_field="event", tag="ready"):
+    """The process has imported its libraries and waits for a RunSpec."""
+
+    pid: int
+
+
+class Message(Struct, tag_field="event", tag="message"):
+    """A sentence for the user, stored as an event of type `message`."""
+
+    message: str
+    level: Literal["info", "warn", "error"] = "info"
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Metrics(Struct, tag_field="event", tag="metrics"):
+    """A point of the loss curve or a score, stored as an event of type `metrics`."""
+
+    message: str
+    data: dict[str, Any]
+
+
+class Prepared(Struct, tag_field="event", tag="prepared"):
+    """The prepare stage has written all rows and fsynced them."""
+
+    labels: list[str]
+    examples: int
+
+
+class Trained(Struct, tag_field="event", tag="trained"):
+    """The train stage has published the model directory `models_dir/model_id`."""
+
+    labels: list[str]
+    mode: str
+    examples: int
+    tokens: int
+    backbone: str
+    precision: str
+    result: dict[str, Any]
+
+
+class Failed(Struct, tag_field="event", tag="failed"):
+    """The job cannot succeed; the triple becomes its `error`."""
+
+    code: str
+    message: str
+    param: str | None = None
+    reusable: bool = False
+    """Whether the process is as good as before: the job's data is why it failed."""
+
+
+Event = Ready | Message | Metrics | Prepared | Trained | Failed
+Terminal = Prepared | Trained | Failed
+
+decode_event = msgspec.json.Decoder(Event).decode
+decode_spec = msgspec.json.Decoder(RunSpec).decode
+
+
+def encode_line(line: Event | RunSpec) -> bytes:
+    """Encode one line, newline included."""
+    return msgspec.json.encode(line) + b"\n"

@@ -1,0 +1,1 @@
+"""Decides what is remembered: one SQLite file that only the daemon opens."""

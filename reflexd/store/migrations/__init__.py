@@ -1,0 +1,1 @@
+"""Decides nothing: the folder of the numbered schema changes, applied by store/database.py."""

@@ -1,0 +1,137 @@
+"""Decides what a served name means: its versions, the latest of which answers; held in memory for the predict path."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from reflexd.store.database import Database, Transaction
+
+
+class ModelVersion(Struct, frozen=True, kw_only=True):
+    """One trained version; `id` is the random name of its directory."""
+
+    id: str
+    tenant_id: str
+    name: str
+    version: int
+    job_id: str
+    labels: list[str]
+    mode: str
+    backbone: str
+    precision: str
+    result: dict[str, Any] | None
+    created_at: int
+
+
+class ModelStore:
+    """The table of versions and an index in memory: (tenant, name or job id) -> versions, ascending."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._by_name: dict[tuple[str, str], list[ModelVersion]] = {}
+        self._by_job: dict[tuple[str, str], ModelVersion] = {}
+        self._by_id: dict[str, ModelVersion] = {}
+
+    async def load(self) -> None:
+        """Read every version into memory."""
+        self._by_name, self._by_job, self._by_id = {}, {}, {}
+        for row in await self._database.rows("SELECT * FROM model_versions ORDER BY version"):
+            self.add(_version(row))
+
+    def add(self, version: ModelVersion) -> None:
+        """Let a committed version answer from now on."""
+        self._by_name.setdefault((version.tenant_id, version.name), []).append(version)
+        self._by_job[version.tenant_id, version.job_id] = version
+        self._by_id[version.id] = version
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Stop serving versions whose rows are deleted."""
+        for version in [self._by_id.pop(i) for i in ids if i in self._by_id]:
+            del self._by_job[version.tenant_id, version.job_id]
+            key = (version.tenant_id, version.name)
+            self._by_name[key] = [v for v in self._by_name[key] if v.id != version.id]
+            if not self._by_name[key]:
+                del self._by_name[key]
+
+    def resolve(self, tenant_id: str, name: str) -> ModelVersion | None:
+        """Return the version that a served name (its latest) or a job id means; never another tenant's."""
+        versions = self._by_name.get((tenant_id, name))
+        return versions[-1] if versions else self._by_job.get((tenant_id, name))
+
+    def of_job(self, tenant_id: str, job_id: str) -> ModelVersion | None:
+        """Return the version that a job made, if it made one."""
+        return self._by_job.get((tenant_id, job_id))
+
+    def versions(self, tenant_id: str, name: str) -> list[ModelVersion]:
+        """Return all versions of a served name, ascending."""
+        return list(self._by_name.get((tenant_id, name), ()))
+
+    def names(self, tenant_id: str | None = None) -> list[list[ModelVersion]]:
+        """Return the versions of each served name of a tenant (None: of all), latest trained first."""
+        found = [list(v) for (tenant, _), v in self._by_name.items() if tenant_id in (None, tenant)]
+        return sorted(found, key=lambda versions: (versions[-1].created_at, versions[-1].id), reverse=True)
+
+    def __contains__(self, model_id: str) -> bool:
+        return model_id in self._by_id
+
+    def ids(self) -> set[str]:
+        """Return the directory names of all versions."""
+        return set(self._by_id)
+
+
+async def insert_version(
+    tx: Transaction,
+    *,
+    model_id: str,
+    tenant_id: str,
+    name: str,
+    job_id: str,
+    labels: list[str],
+    mode: str,
+    backbone: str,
+    precision: str,
+    result: dict[str, Any],
+) -> ModelVersion:
+    """Give a name its next version, inside the transaction that ends the job."""
+    numbered = await tx.row(
+        "INSERT INTO model_names (tenant_id, name, last_version) VALUES (?, ?, 1) "
+        "ON CONFLICT DO UPDATE SET last_version = last_version + 1 RETURNING last_version",
+        (tenant_id, name),
+    )
+    assert numbered is not None
+    made = ModelVersion(
+        id=model_id,
+        tenant_id=tenant_id,
+        name=name,
+        version=numbered["last_version"],
+        job_id=job_id,
+        labels=labels,
+        mode=mode,
+        backbone=backbone,
+        precision=precision,
+        result=result,
+        created_at=int(time.time()),
+    )
+    columns = msgspec.to_builtins(made) | {
+        "labels": msgspec.json.encode(labels).decode(),
+        "result": msgspec.json.encode(result).decode(),
+    }
+    names = ", ".join(columns)
+    await tx.run(
+        f"INSERT INTO model_versions ({names}) VALUES ({', '.join('?' * len(columns))})",  # noqa: S608
+        tuple(columns.values()),
+    )
+    return made
+
+
+def _version(row: sqlite3.Row) -> ModelVersion:
+    given = dict(row)
+    given["labels"] = msgspec.json.decode(given["labels"])
+    given["result"] = msgspec.json.decode(given["result"]) if given["result"] else None
+    return msgspec.convert(given, ModelVersion)

@@ -1,0 +1,41 @@
+"""Decides how a committed change wakes whoever waits for it, so that nobody has to poll the database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+QUEUED = "queued"
+"""Topic: a job may have become claimable."""
+
+
+def job_topic(job_id: str) -> str:
+    """Return the topic that is woken by every change of this job, its events and its deletion included."""
+    return f"job:{job_id}"
+
+
+class Signals:
+    """Topics with waiting events; all in the daemon's one event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+
+    def wake(self, *topics: str) -> None:
+        """Set the event of everyone who listens to one of the topics."""
+        for topic in topics:
+            for event in self._waiting.get(topic, ()):
+                event.set()
+
+    @contextmanager
+    def listen(self, topic: str) -> Iterator[asyncio.Event]:
+        """Yield an event that is set at each wake; the listener clears it before it looks at the store."""
+        event = asyncio.Event()
+        self._waiting[topic].add(event)
+        try:
+            yield event
+        finally:
+            self._waiting[topic].discard(event)
+            if not self._waiting[topic]:
+                del self._waiting[topic]
