@@ -21,7 +21,7 @@ from reflexd.errors import AlreadyRunning, ReflexError, StartupError
 from reflexd.registry import runs
 from reflexd.registry.data_directory import DataDirectory
 from reflexd.store.keys import ORDINARY_SCOPES, SCOPES, Key
-from reflexd.store.store import Store
+from reflexd.store.store import DATABASE, Store
 
 LINE_LIMIT = 64 << 20
 
@@ -96,8 +96,7 @@ class AdminVerbs:
         job = await self._store.jobs.cancel(job_id)
         if job is None:
             raise AdminError(f"job {job_id} has already ended as {before['status']}")
-        if before["status"] != "running":
-            await asyncio.to_thread(runs.discard, self._directory.runs, job_id)
+        await asyncio.to_thread(runs.discard, self._directory.runs, job_id)
         row: dict[str, Any] = msgspec.to_builtins(job)
         return row
 
@@ -153,6 +152,8 @@ def call(directory: DataDirectory, verb: str, **arguments: Any) -> Any:
     try:
         answer = _ask(directory.socket, line)
     except OSError:
+        if verb != "keys.create" and not (directory.root / DATABASE).exists():
+            raise AdminError(f"{directory.root} holds no data of reflexd: name the directory with --data-dir") from None
         try:
             answer = asyncio.run(_run_here(directory, line))
         except AlreadyRunning as error:

@@ -132,6 +132,7 @@ class Daemon:
         if name not in plugins.executors:
             raise StartupError(f"[training] executor: no plugin registers {name!r}")
         options = ExecutorOptions(
+            slots=self._slots(),
             warm=training.warm_children,
             threads=self._threads(),
             runs_per_child=training.runs_per_child,

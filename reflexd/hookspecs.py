@@ -134,6 +134,7 @@ class Executor(Protocol):
 class ExecutorOptions(Struct, frozen=True, kw_only=True):
     """What an executor is built with, from [training] of the configuration."""
 
+    slots: int
     warm: int
     threads: int
     runs_per_child: int

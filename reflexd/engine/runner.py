@@ -1,6 +1,7 @@
 """Decides how stages run on this machine: in child processes of the daemon, one of which stands by warm.
 
-A child that ended a stage well serves the next one; a child whose run was cut short, or that failed, is killed.
+A child that ended a stage well serves the next one; a child whose run was cut short, or that failed, is killed. There
+are never more children than slots, and what a burst of jobs leaves idle is ended after a minute.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from reflexd.schemas.worker import Event, Failed, Prepared, Ready, RunSpec, Trai
 
 LINE_LIMIT = 16 << 20
 STDERR_KEPT = 16_384
+IDLE_SECONDS = 60.0
 
 
 class Child:
@@ -104,6 +106,7 @@ class LocalExecutor:
         self._options = options
         self._idle: list[Child] = []
         self._busy: set[Child] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._warming: asyncio.Task[None] | None = None
         self._stopped = False
 
@@ -141,7 +144,7 @@ class LocalExecutor:
             await asyncio.gather(self._warming, return_exceptions=True)
         children = [*self._idle, *self._busy]
         self._idle.clear()
-        await asyncio.gather(*(child.kill() for child in children))
+        await asyncio.gather(*self._ending, *(child.kill() for child in children))
 
     async def _take(self) -> Child:
         while self._idle:
@@ -154,12 +157,13 @@ class LocalExecutor:
     async def _give_back(self, child: Child) -> None:
         child.runs += 1
         self._busy.discard(child)
-        spent = child.runs >= self._options.runs_per_child or len(self._idle) >= max(1, self._options.warm)
-        if spent or self._stopped:
+        if child.runs >= self._options.runs_per_child or self._stopped:
             await child.kill()
             self._top_up()
-        else:
-            self._idle.append(child)
+            return
+        self._idle.append(child)
+        if len(self._idle) > self._options.warm:
+            asyncio.get_running_loop().call_later(IDLE_SECONDS, self._trim)
 
     async def _end(self, child: Child, run_dir: Path) -> None:
         await child.kill()
@@ -167,12 +171,19 @@ class LocalExecutor:
         child.log_to(run_dir)
         self._top_up()
 
+    def _trim(self) -> None:
+        """End one child that nobody has needed; the longest unused stand first."""
+        if len(self._idle) > self._options.warm and not self._stopped:
+            task = asyncio.create_task(self._idle.pop(0).kill())
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
     def _top_up(self) -> None:
         if not self._stopped and (self._warming is None or self._warming.done()):
             self._warming = asyncio.create_task(self._warm())
 
     async def _warm(self) -> None:
-        while len(self._idle) < self._options.warm:
+        while len(self._idle) < self._options.warm and len(self._idle) + len(self._busy) < self._options.slots:
             child = await Child.spawn(self._options)
             try:
                 await child.until_ready()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def remove_directory(path: Path) -> None:
     """Remove a folder so that it is never seen half empty under its own name; a missing one is fine."""
-    trash = path.with_name(f"{TEMPORARY}trash-{path.name.removeprefix(TEMPORARY)}")
+    trash = path.with_name(f"{TEMPORARY}trash-{secrets.token_hex(8)}")
     with contextlib.suppress(FileNotFoundError):
         path.rename(trash)
     shutil.rmtree(trash, ignore_errors=True)

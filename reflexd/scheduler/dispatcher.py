@@ -95,6 +95,7 @@ class Dispatcher:
     async def _supervise(self, job: Job) -> None:
         """Run a claimed job, end its process when the job is cancelled or deleted, and clean up after it."""
         with self._store.signals.listen(job_topic(job.id)) as changed:
+            changed.set()  # what changed between the claim and now was told to nobody
             work = asyncio.create_task(self._work(job))
             try:
                 while not work.done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +19,9 @@ def decode(body: bytes, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise field_error(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        param = _lone_surrogate(body)
+        if param is not None:
+            raise InvalidJSON("A string holds a lone surrogate, which is not valid Unicode", param=param) from error
         raise InvalidJSON(f"The request body is not valid JSON: {error}") from error
 
 
@@ -36,3 +40,23 @@ def field_error(error: msgspec.ValidationError, prefix: str = "") -> InvalidRequ
     if not path and "missing required field `" in message:
         param = message.rpartition("missing required field `")[2].rstrip("`")
     return InvalidRequest(f"{message}" + (f" (in {param})" if param else ""), param=param or None)
+
+
+def _lone_surrogate(body: bytes) -> str | None:
+    r"""Return the path of the first string with a lone \ud800 escape in it; None where that is not what is wrong."""
+    if rb"\ud" not in body.lower():
+        return None
+    try:
+        value = json.loads(body)  # unlike msgspec it lets them through, so that the field can be named
+    except (ValueError, RecursionError):
+        return None
+    pending: list[tuple[str, Any]] = [("", value)]
+    while pending:
+        path, value = pending.pop()
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            return path.lstrip(".")
+        if isinstance(value, list):
+            pending.extend((f"{path}[{number}]", item) for number, item in reversed(list(enumerate(value))))
+        elif isinstance(value, dict):
+            pending.extend((f"{path}.{name}", item) for name, item in reversed(value.items()))
+    return None

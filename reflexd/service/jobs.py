@@ -30,7 +30,7 @@ from reflexd.schemas.openai import COLD_START
 from reflexd.service.decoding import convert, decode
 from reflexd.service.names import check_suffix
 from reflexd.store.identifiers import new_id
-from reflexd.store.jobs import TERMINAL, Event, Job
+from reflexd.store.jobs import Event, Job
 from reflexd.store.keys import Key
 from reflexd.store.store import Store
 
@@ -203,13 +203,12 @@ class JobService:
         return await self._store.jobs.events(job.id, limit, n)
 
     async def cancel(self, key: Key, job_id: str) -> Job:
-        """Cancel a job; the dispatcher ends its process and removes its files."""
+        """Cancel a job and remove its files; the dispatcher ends its process, and sweeps up what that wrote meanwhile."""
         job = await self.get(key, job_id)
         cancelled = await self._store.jobs.cancel(job.id)
         if cancelled is None:
             raise JobNotCancellable
-        if job.status != "running":
-            await asyncio.to_thread(runs.discard, self._runs_dir, job.id)
+        await asyncio.to_thread(runs.discard, self._runs_dir, job.id)
         return cancelled
 
     async def delete(self, key: Key, job_id: str) -> None:
@@ -217,8 +216,7 @@ class JobService:
         job = await self.get(key, job_id)
         gone = await self._store.jobs.delete(job.id)
         self._forget(gone)
-        if job.status in TERMINAL or job.status == "prepared":
-            await asyncio.to_thread(runs.discard, self._runs_dir, job.id)
+        await asyncio.to_thread(runs.discard, self._runs_dir, job.id)
         for model_id in gone:
             await asyncio.to_thread(artifacts.discard, self._models_dir, model_id)
 
@@ -228,7 +226,7 @@ def decode_field(name: str, raw: msgspec.Raw) -> Any:
     try:
         return decode(bytes(raw), object)
     except InvalidRequest as error:
-        raise InvalidRequest(error.message, param=name) from error
+        raise type(error)(error.message, param=name) from error
 
 
 def event_prefix(job_id: str) -> str:

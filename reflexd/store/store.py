@@ -10,6 +10,8 @@ from reflexd.store.keys import KeyStore
 from reflexd.store.models import ModelStore
 from reflexd.store.signals import Signals
 
+DATABASE = "reflexd.db"
+
 
 class Store:
     """Everything that is remembered; made by `open`, ended by `close`."""
@@ -24,7 +26,7 @@ class Store:
     @classmethod
     async def open(cls, data_dir: Path) -> Store:
         """Open and migrate data_dir/reflexd.db and read keys and model names into memory."""
-        store = cls(await Database.open(data_dir / "reflexd.db", data_dir / "backups"))
+        store = cls(await Database.open(data_dir / DATABASE, data_dir / "backups"))
         try:
             await store.keys.load()
             await store.models.load()
