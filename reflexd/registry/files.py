@@ -46,11 +46,14 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a folder so that it is never seen half empty under its own name; a missing one is fine."""
+    """Remove a folder (or file) so that it is never seen half empty under its own name; a missing one is fine."""
     trash = path.with_name(f"{TEMPORARY}trash-{secrets.token_hex(8)}")
     with contextlib.suppress(FileNotFoundError):
         path.rename(trash)
-    shutil.rmtree(trash, ignore_errors=True)
+        if trash.is_dir() and not trash.is_symlink():
+            shutil.rmtree(trash, ignore_errors=True)
+        else:
+            trash.unlink()
 
 
 def sweep(folder: Path, keep: set[str]) -> list[str]:

@@ -203,7 +203,7 @@ class JobService:
         return await self._store.jobs.events(job.id, limit, n)
 
     async def cancel(self, key: Key, job_id: str) -> Job:
-        """Cancel a job and remove its files; the dispatcher ends its process, and sweeps up what that wrote meanwhile."""
+        """Cancel a job and remove its files; the dispatcher ends its process and sweeps what that wrote meanwhile."""
         job = await self.get(key, job_id)
         cancelled = await self._store.jobs.cancel(job.id)
         if cancelled is None:

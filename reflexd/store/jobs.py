@@ -18,7 +18,6 @@ from reflexd.store.database import Database, Transaction
 from reflexd.store.models import ModelStore, ModelVersion, insert_version
 from reflexd.store.signals import QUEUED, Signals, job_topic
 
-
 Level = Literal["info", "warn", "error"]
 
 

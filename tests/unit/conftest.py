@@ -1,0 +1,44 @@
+"""Decides what the unit tests share: asyncio as the loop, and the exported encoder with its real weights."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from reflexd.engine import backbone
+from reflexd.engine.encoder import Encoder
+from reflexd.registry.data_directory import default_cache_dir
+from reflexd.store.store import Store
+from reflexd_plugins.checkpoints import MINILM
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def encoder_dir() -> Path:
+    """The exported encoder in the tests' shared cache; made there when it is missing (15 s)."""
+    cache = Path(os.environ.get("REFLEXD_TEST_CACHE") or default_cache_dir())
+    source = backbone.find_files(MINILM)
+    target = backbone.exported_directory(cache, backbone.fingerprint(MINILM, source), "int8")
+    if backbone.read_description(target) is None:
+        asyncio.run(backbone.export(MINILM, source, target, "int8"))
+    return target
+
+
+@pytest.fixture(scope="session")
+def encoder(encoder_dir: Path) -> Encoder:
+    return Encoder(encoder_dir)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await Store.open(tmp_path)
+    yield opened
+    await opened.close()

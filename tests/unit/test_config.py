@@ -1,0 +1,80 @@
+"""Shows which value wins, that its origin is told, and that a wrong key is named with its path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reflexd.config import Config, load_config
+from reflexd.errors import StartupError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "reflexd.toml"
+    path.write_text('[http]\nport = 1111\nhost = "::1"\n[plugins]\nallow = ["inline"]\n')
+    return path
+
+
+def test_flag_beats_env_beats_file_beats_default(file: Path) -> None:
+    env = {"REFLEXD_HTTP__PORT": "2222", "REFLEXD_TRAINING__SLOTS": "7"}
+    config, origins = load_config({"http.port": 3333, "http.host": None}, env, file)
+    assert (config.http.port, config.http.host, config.training.slots) == (3333, "::1", 7)
+    assert config.plugins.allow == ["inline"]
+    assert config.predict == Config().predict
+    assert origins["http.port"] == "flag --port"
+    assert origins["http.host"] == f"file {file}"
+    assert origins["training.slots"] == "env REFLEXD_TRAINING__SLOTS"
+    assert origins["predict.queue"] == "default"
+
+
+def test_env_lists_and_secret_files(tmp_path: Path, file: Path) -> None:
+    secret = tmp_path / "host"
+    secret.write_text("127.0.0.2\n")
+    env = {"REFLEXD_PLUGINS__ALLOW": "inline, checkpoints", "REFLEXD_HTTP__HOST_FILE": str(secret)}
+    config, origins = load_config(env=env, file=file)
+    assert config.plugins.allow == ["inline", "checkpoints"]
+    assert config.http.host == "127.0.0.2"
+    assert origins["http.host"] == "env REFLEXD_HTTP__HOST_FILE"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[http]\nprot = 1", "prot` - at `$.http"),
+        ("[htpp]\nport = 1", "htpp"),
+        ('[http]\nport = "1"', "$.http.port"),
+        ("[http]\nport = 99999", "$.http.port"),
+        ('[log]\nformat = "xml"', "$.log.format"),
+        ("[http\n", "reflexd.toml"),
+    ],
+)
+def test_a_wrong_file_is_told_with_file_and_path(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "reflexd.toml"
+    path.write_text(text)
+    with pytest.raises(StartupError) as caught:
+        load_config(env={}, file=path)
+    assert named in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("REFLEXD_HTTP__PROT", "1", "no key `http.prot`"),
+        ("REFLEXD_NOPE__PORT", "1", "no key `nope.port`"),
+        ("REFLEXD_HTTP__PORT", "many", "http.port"),
+        ("REFLEXD_HTTP__HOST_FILE", "/proc/no-such-file", "cannot read"),
+    ],
+)
+def test_a_wrong_variable_is_told_with_its_name(name: str, value: str, said: str) -> None:
+    with pytest.raises(StartupError) as caught:
+        load_config(env={name: value})
+    assert name in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_a_named_file_must_exist() -> None:
+    with pytest.raises(StartupError, match="there is no file"):
+        load_config(env={"REFLEXD_CONFIG": "/proc/no-such-file"})

@@ -1,0 +1,218 @@
+"""Shows what the engine computes on real weights: vectors, held-out scores, calibration, and a model that serves."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from reflexd.config import Limits
+from reflexd.engine import backbone, dataset, evaluation
+from reflexd.engine.dataset import BadRow
+from reflexd.engine.encoder import Encoder
+from reflexd.engine.predictor import Predictor
+from reflexd.engine.trainer import fit_head, train
+from reflexd.errors import ContextLengthExceeded, StartupError
+from reflexd.hookspecs import Checkpoint, Example
+from reflexd.registry import artifacts
+from reflexd.registry.artifacts import DamagedArtifact
+from reflexd.schemas.worker import Message, Metrics, RunSpec
+from reflexd_plugins.checkpoints import MINILM
+
+BILLING = ["I need a refund", "You charged me twice", "Cancel my plan", "Update my card", "The invoice is wrong"]
+BUGS = ["The app crashed", "The button does nothing", "It never loads", "Error 500 on save", "Login fails"]
+ROWS = [Example(t, "billing") for t in BILLING] + [Example(t, "bug") for t in BUGS]
+
+
+def spec_for(folder: Path) -> RunSpec:
+    return RunSpec(
+        job_id="j",
+        stage="train",
+        run_dir=str(folder),
+        models_dir=str(folder),
+        model_id="m",
+        backbone="",
+        seed=1,
+        threads=2,
+    )
+
+
+def test_a_text_has_one_vector_whatever_surrounds_it(encoder: Encoder) -> None:
+    alone = encoder.embed("refund please")[0]
+    among, tokens, windowed = encoder.embed_all(["x " * 90, "refund please", "y"], threads=2)
+    assert np.array_equal(alone, among[1])
+    assert np.linalg.norm(alone) == pytest.approx(1, abs=1e-5)
+    assert (tokens > 90, windowed) == (True, 0)
+
+
+def test_vectors_know_meaning(encoder: Encoder) -> None:
+    a, b, c = (encoder.embed(t)[0] for t in ("I want my money back", "Please refund me", "The sun is a star"))
+    assert a @ b > a @ c + 0.3
+
+
+def test_a_long_text_is_read_whole_in_windows(encoder: Encoder) -> None:
+    start, end = "refund " * 600, "The rocket engine failed during launch. " * 90
+    both, tokens, windows = encoder.embed(start + end)
+    assert windows == -(-(tokens - 2) // 510)
+    assert windows > 2
+    assert both @ encoder.embed(end)[0] > start_only(encoder, start) @ encoder.embed(end)[0] + 0.2
+
+
+def start_only(encoder: Encoder, start: str) -> NDArray[np.float32]:
+    return encoder.embed(start)[0]
+
+
+def test_training_publishes_a_model_that_serves_what_was_scored(encoder: Encoder, tmp_path: Path) -> None:
+    events: list[Message | Metrics] = []
+    done = train(spec_for(tmp_path), ROWS, ["billing", "bug"], encoder, events.append)
+    assert done.examples == 10
+    assert done.result["n"] == 10
+    assert done.result["accuracy"] >= 0.7
+    losses = [e.data["train_loss"] for e in events if isinstance(e, Metrics)]
+    assert losses[-1] < losses[0] < 0.7
+    _, manifest = artifacts.load(tmp_path, "m")
+    assert manifest.backbone.fingerprint == encoder.description.fingerprint
+    assert manifest.data_sha256 == dataset.data_sha256(ROWS)
+    predictor = Predictor(encoder, tmp_path, 1, 10)
+    scores, _ = asyncio.run(predictor.classify("I was billed twice this month", ["m"]))
+    assert dict(zip(scores[0].labels, scores[0].probabilities, strict=True))["billing"] > 0.6
+    assert sum(scores[0].probabilities) == pytest.approx(1)
+    with pytest.raises(ContextLengthExceeded) as caught:
+        asyncio.run(predictor.classify("word " * 600, ["m"]))
+    assert caught.value.param == "text"
+    with pytest.raises(DamagedArtifact):
+        asyncio.run(predictor.classify("x", ["m", "no-such-model"]))
+    predictor.close()
+
+
+def test_the_seed_decides_the_result(encoder: Encoder, tmp_path: Path) -> None:
+    results = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        done = train(spec_for(tmp_path / name), ROWS, ["billing", "bug"], encoder, lambda _: None)
+        results.append((done.result, (tmp_path / name / "m" / "head.safetensors").read_bytes()))
+    assert results[0] == results[1]
+
+
+def test_all_rows_of_a_label_identical_still_trains(encoder: Encoder, tmp_path: Path) -> None:
+    rows = [Example("same", "a")] * 5 + [Example("equal", "b")] * 5
+    events: list[Message | Metrics] = []
+    done = train(spec_for(tmp_path), rows, ["a", "b"], encoder, events.append)
+    assert done.result["accuracy"] is None
+    assert any("repeated rows" in e.message for e in events)
+    mixed = [*rows, *(Example(f"text number {n}", "b") for n in range(5))]
+    (tmp_path / "mixed").mkdir()
+    again = train(spec_for(tmp_path / "mixed"), mixed, ["a", "b"], encoder, events.append)
+    assert again.result["n"] == 6  # the one row of "a" is trained on and never scored
+
+
+def blobs(labels: int, rows: int, spread: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(labels, 16))
+    classes = np.repeat(np.arange(labels), rows)
+    vectors = (centres[classes] + spread * random.normal(size=(labels * rows, 16))).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), classes
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows", "method"), [(3, 30, "5-fold"), (2, 3, "3-fold"), (3, 900, "held-out fifth")]
+)
+def test_held_out_rows_are_never_trained_on(labels: int, rows: int, method: str) -> None:
+    vectors, classes = blobs(labels, rows, 0.5)
+    used: list[NDArray[np.float32]] = []
+
+    def fit(x: NDArray[np.float32], y: NDArray[np.int64]) -> artifacts.Head:
+        used.append(x)
+        return fit_head(x, y, labels)
+
+    held = evaluation.hold_out(vectors, classes, labels, fit, 0)
+    assert held is not None
+    assert held.method.startswith(method)
+    assert sum(len(vectors) - len(x) for x in used) == len(held.truth)
+    assert set(held.truth.tolist()) == set(range(labels))
+
+
+def test_a_temperature_repairs_overconfidence() -> None:
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 2, 400)
+    right = random.random(400) < 0.8
+    logits = np.zeros((400, 2), np.float32)
+    logits[np.arange(400), np.where(right, truth, 1 - truth)] = 12.0  # sure of itself, and wrong every fifth time
+    found = evaluation.calibrate(evaluation.HeldOut(logits, truth, "x"))
+    confidence = 1 / (1 + np.exp(-12.0 / found.temperature))
+    assert confidence == pytest.approx(0.8, abs=0.05)
+    few = evaluation.calibrate(evaluation.HeldOut(logits[:49], truth[:49], "x"))
+    assert (few.method, few.temperature) == ("none", 1.0)
+
+
+def test_the_interval_is_wilsons() -> None:
+    low, high = evaluation.wilson(9, 10)
+    assert (round(low, 3), round(high, 3)) == (0.596, 0.982)
+    assert evaluation.wilson(0, 5)[0] == pytest.approx(0, abs=1e-9)
+    assert evaluation.wilson(5, 5)[1] == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "param", "said"),
+    [
+        ([Example("t", "a")] * 10, [], "", "At least 2 different labels"),
+        ([Example("t", "a")] * 5 + [Example("t", "b")] * 4, [], "", "'b' has 4"),
+        ([Example("t", "a")] * 5 + [Example("t", "b")] * 5, ["a", "b", "c"], "", "'c' has 0"),
+        ([Example("t", "a"), Example("t", "z")], ["a", "b"], "[1].label", "not among"),
+        ([Example("t", "a"), Example(" \n", "a")], [], "[1].text", "empty"),
+        ([Example("t\0", "a")], [], "[0].text", "NUL"),
+        ([Example("t\udc00", "a")], [], "[0].text", "surrogate"),
+        ([Example("t", "a\n")], [], "[0].label", "control"),
+        ([Example("t", "")], [], "[0].label", "empty"),
+        ([Example("t", "x" * 257)], [], "[0].label", "257"),
+        ([Example("x" * 1001, "a")], [], "[0].text", "1001"),
+        ([Example("t", "a")] * 101, [], "", "at most 100"),
+    ],
+)
+def test_bad_rows_are_named(rows: list[Example], labels: list[str], param: str, said: str) -> None:
+    with pytest.raises(BadRow) as caught:
+        dataset.check_rows(rows, labels, Limits(rows=100, text_chars=1000))
+    assert caught.value.param == param
+    assert said in caught.value.message
+
+
+def test_label_order_is_the_callers_else_first_appearance() -> None:
+    rows = [Example(f"t{n}", label) for label in ("z", "é", "e\u0301", "🙂") for n in range(5)]
+    assert dataset.check_rows(rows, [], Limits()) == ["z", "é", "e\u0301", "🙂"]
+    assert dataset.check_rows(rows, ["🙂", "z", "e\u0301", "é"], Limits())[0] == "🙂"
+
+
+def test_changed_weights_are_refused(tmp_path: Path) -> None:
+    files = {"model.safetensors": "0" * 64, "config.json": ""}
+    with pytest.raises(StartupError, match=r"model\.safetensors has not the sha256"):
+        backbone.find_files(Checkpoint(name="x", distribution=MINILM.distribution, files=files, license=""))
+    with pytest.raises(StartupError, match="nonesuch is not installed"):
+        backbone.find_files(Checkpoint(name="x", distribution="nonesuch", files=files, license=""))
+    with pytest.raises(StartupError, match="is missing"):
+        backbone.find_files(Checkpoint(name="x", directory=str(tmp_path), files=files, license=""))
+
+
+def test_a_changed_graph_is_not_served(encoder_dir: Path, tmp_path: Path) -> None:
+    for path in encoder_dir.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert backbone.read_description(tmp_path) is not None
+    graph = tmp_path / backbone.GRAPH
+    graph.write_bytes(graph.read_bytes()[:-1])
+    with pytest.raises(StartupError, match="missing or damaged"):
+        Encoder(tmp_path)
+
+
+def test_a_model_of_another_precision_is_not_mixed_in(encoder: Encoder, tmp_path: Path) -> None:
+    train(spec_for(tmp_path), ROWS, ["billing", "bug"], encoder, lambda _: None)
+    path = tmp_path / "m" / "manifest.json"
+    manifest = msgspec.json.decode(path.read_bytes())
+    manifest["backbone"]["precision"] = "fp32"
+    path.write_bytes(msgspec.json.encode(manifest))
+    predictor = Predictor(encoder, tmp_path, 1, 10)
+    with pytest.raises(DamagedArtifact, match="fp32"):
+        asyncio.run(predictor.classify("x", ["m"]))
+    predictor.close()

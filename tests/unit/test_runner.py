@@ -1,0 +1,178 @@
+"""Shows how training processes live and die: warm, reused, killed with their run, never longer than their parent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from reflexd.engine.runner import LocalExecutor
+from reflexd.errors import WorkerDied
+from reflexd.hookspecs import Example, ExecutorOptions
+from reflexd.registry import runs
+from reflexd.schemas.worker import Event, Failed, Prepared, RunSpec, Stage, Trained
+
+pytestmark = pytest.mark.anyio
+
+ROWS = [{"text": f"{word} number {n}", "label": word} for word in ("billing", "bug") for n in range(6)]
+
+
+@pytest.fixture
+async def executor() -> AsyncIterator[LocalExecutor]:
+    made = LocalExecutor(ExecutorOptions(slots=2, warm=1, threads=1, runs_per_child=3, nice=0))
+    yield made
+    await made.stop()
+
+
+def make_spec(folder: Path, encoder_dir: Path, stage: Stage, payload: object = ROWS) -> RunSpec:
+    if not (folder / "job").exists():
+        given = runs.RunInput(source="training_data", payload=msgspec.Raw(msgspec.json.encode(payload)))
+        runs.create(folder, "job", given)
+    (folder / "models").mkdir(exist_ok=True)
+    return RunSpec(
+        job_id="job", stage=stage, run_dir=str(folder / "job"), models_dir=str(folder / "models"), model_id="m",
+        backbone=str(encoder_dir), seed=1, threads=1,
+    )  # fmt: skip
+
+
+async def last(executor: LocalExecutor, spec: RunSpec) -> Event:
+    return [event async for event in executor.run(spec)][-1]
+
+
+def children() -> list[int]:
+    """Process ids of the training processes of this test process."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [int(p) for p in listed if b"reflexd.engine.worker" in Path(f"/proc/{p}/cmdline").read_bytes()]
+
+
+async def test_both_stages_in_one_reused_process(executor: LocalExecutor, tmp_path: Path, encoder_dir: Path) -> None:
+    first = await last(executor, make_spec(tmp_path, encoder_dir, "prepare"))
+    assert first == Prepared(labels=["billing", "bug"], examples=12)
+    before = children()
+    done = await last(executor, make_spec(tmp_path, encoder_dir, "train"))
+    assert isinstance(done, Trained)
+    assert (tmp_path / "models" / "m" / "manifest.json").exists()
+    assert set(before) <= set(children())
+
+
+async def test_bad_data_fails_the_job_and_spares_the_process(
+    executor: LocalExecutor, tmp_path: Path, encoder_dir: Path
+) -> None:
+    end = await last(executor, make_spec(tmp_path, encoder_dir, "prepare", ROWS[:8]))
+    assert isinstance(end, Failed)
+    assert (end.code, end.param) == ("insufficient_examples", "training_data")
+    (survivor,) = children()[:1]
+    (tmp_path / "next").mkdir()
+    assert isinstance(await last(executor, make_spec(tmp_path / "next", encoder_dir, "prepare")), Prepared)
+    assert survivor in children()
+
+
+async def test_rows_of_a_killed_prepare_are_kept(executor: LocalExecutor, tmp_path: Path, encoder_dir: Path) -> None:
+    spec = make_spec(tmp_path, encoder_dir, "prepare")
+    given = msgspec.convert(ROWS, list[Example])
+    list(runs.append_rows(tmp_path / "job", given[:7]))
+    assert await last(executor, spec) == Prepared(labels=["billing", "bug"], examples=12)
+    assert runs.read_rows(tmp_path / "job", Example) == given
+
+
+async def test_leaving_a_run_ends_its_process(executor: LocalExecutor, tmp_path: Path, encoder_dir: Path) -> None:
+    many = [{"text": f"{word} {n} " * 50, "label": word} for word in ("a", "b") for n in range(3000)]
+    await last(executor, make_spec(tmp_path, encoder_dir, "prepare", many))
+    async with aclosing(executor.run(make_spec(tmp_path, encoder_dir, "train"))) as events:
+        async for _ in events:
+            break
+        busy = [child.process.pid for child in executor._busy]
+        assert len(busy) == 1
+        assert busy[0] in children()
+    assert busy[0] not in children()
+
+
+async def test_a_killed_process_is_told_as_such(executor: LocalExecutor, tmp_path: Path, encoder_dir: Path) -> None:
+    await last(executor, make_spec(tmp_path, encoder_dir, "prepare"))
+    running = asyncio.create_task(last(executor, make_spec(tmp_path, encoder_dir, "train")))
+    while not executor._busy:  # noqa: ASYNC110 - nobody sets an event for this
+        await asyncio.sleep(0)
+    for child in executor._busy:
+        os.kill(child.process.pid, signal.SIGKILL)
+    with pytest.raises(WorkerDied, match="SIGKILL"):
+        await running
+
+
+async def test_a_process_is_replaced_after_its_runs(executor: LocalExecutor, tmp_path: Path, encoder_dir: Path) -> None:
+    seen = set()
+    for number in range(4):
+        (tmp_path / str(number)).mkdir()
+        await last(executor, make_spec(tmp_path / str(number), encoder_dir, "prepare"))
+        seen |= {child.process.pid for child in executor._idle if child.runs}
+    assert len(seen) == 2
+
+
+def test_a_process_ends_with_its_parent() -> None:
+    """The parent is killed with SIGKILL, so nothing but the lifeline can end the child."""
+    parent_code = (
+        "import subprocess, sys, time;"
+        "c = subprocess.Popen([sys.executable, '-m', 'reflexd.engine.worker', '0'],"
+        " stdin=subprocess.PIPE, stdout=subprocess.PIPE);"
+        "c.stdout.readline(); print(c.pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", parent_code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert Path(f"/proc/{child}").exists()
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    handle = _pidfd(child)
+    if handle is not None:
+        import select
+
+        assert select.select([handle], [], [], 20)[0]
+        os.close(handle)
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def test_what_a_library_prints_is_no_protocol(tmp_path: Path) -> None:
+    """Descriptor 1 of the worker is its stderr, so a stray print cannot be taken for an event."""
+    code = (
+        "import os, sys; sys.argv = ['worker', '0'];"
+        "from reflexd.engine import stages; "
+        'stages.Stages.run = lambda self, spec: (print(\'{"event":"ready","pid":1}\', flush=True), 1/0);'
+        "from reflexd.engine import worker; worker.main()"
+    )
+    spec = RunSpec(
+        job_id="j",
+        stage="train",
+        run_dir=str(tmp_path),
+        models_dir=str(tmp_path),
+        model_id="m",
+        backbone="",
+        seed=1,
+        threads=1,
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert b'"ready"' in child.stdout.readline()
+    child.stdin.write(msgspec.json.encode(spec) + b"\n")
+    child.stdin.flush()
+    answer = msgspec.json.decode(child.stdout.readline())
+    child.kill()
+    child.communicate()
+    assert answer["event"] == "failed"
+    assert "ZeroDivisionError" in answer["message"]
