@@ -28,7 +28,7 @@ class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of reflexd.toml; an unknown key in it is an error."""
 
 
-class Http(Section):
+class Http(Section, frozen=True):
     """[http]: where the daemon listens and what a request may cost."""
 
     host: str = "127.0.0.1"
@@ -38,21 +38,21 @@ class Http(Section):
     drain_timeout_seconds: Seconds = 30.0
 
 
-class Storage(Section):
+class Storage(Section, frozen=True):
     """[storage]: where the daemon keeps everything."""
 
     data_dir: str = ""
     cache_dir: str = ""
 
 
-class Log(Section):
+class Log(Section, frozen=True):
     """[log]: what goes to stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
 
 
-class Limits(Section):
+class Limits(Section, frozen=True):
     """[limits]: bounds of one request's content."""
 
     rows: Count = 50_000
@@ -61,7 +61,7 @@ class Limits(Section):
     text_chars: Count = 400_000
 
 
-class Training(Section):
+class Training(Section, frozen=True):
     """[training]: how many jobs run, and how."""
 
     slots: Auto = 0
@@ -75,7 +75,7 @@ class Training(Section):
     executor: str = "local"
 
 
-class Predict(Section):
+class Predict(Section, frozen=True):
     """[predict]: how much is classified at once."""
 
     threads: Auto = 0
@@ -84,20 +84,20 @@ class Predict(Section):
     resident_heads: Count = 10_000
 
 
-class Backbone(Section):
+class Backbone(Section, frozen=True):
     """[backbone]: the sentence encoder that classifiers are trained on and served with."""
 
     checkpoint: str = "all-MiniLM-L6-v2"
     precision: Literal["int8", "fp32"] = "int8"
 
 
-class Plugins(Section):
+class Plugins(Section, frozen=True):
     """[plugins]: which installed plugins are loaded."""
 
     allow: list[str] = []
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """The whole of reflexd.toml."""
 
     http: Http = Http()

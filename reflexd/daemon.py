@@ -19,6 +19,7 @@ import uvicorn
 from reflexd import __version__
 from reflexd.admin import AdminVerbs, serve_admin
 from reflexd.api.app import Services, create_app
+from reflexd.api.protocol import Protocol
 from reflexd.config import Config
 from reflexd.engine import backbone
 from reflexd.engine.encoder import Encoder
@@ -81,6 +82,7 @@ class Daemon:
             server = _Server(
                 uvicorn.Config(
                     app,
+                    http=Protocol,
                     lifespan="off",
                     log_config=None,
                     access_log=False,

@@ -1,4 +1,4 @@
-"""Decides what a newcomer sees first: a temporary daemon that trains a ticket classifier and uses it, told step by step.
+"""Decides what a newcomer sees first: a temporary daemon that trains a ticket classifier and uses it, step by step.
 
 Everything goes over HTTP, as it would for anybody. What the demo makes is removed at its end, except the exported
 sentence encoder, which stays in the cache directory for the first real start.
@@ -46,7 +46,6 @@ TICKETS = {
         "When will the money for the cancelled order be paid back?",
         "We were billed for twelve seats and have only nine people",
         "I do not recognise this charge on my bank account",
-        "Please send the bill to our finance department from now on",
     ],
     "bug": [
         "The app crashes as soon as I open the settings page",
@@ -61,7 +60,6 @@ TICKETS = {
         "The mobile app freezes when the phone is turned sideways",
         "The save button does nothing and no message is shown",
         "Times in the calendar are off by one hour since Sunday",
-        "The PDF that I downloaded is damaged and cannot be opened",
     ],
     "account": [
         "I forgot my password and the reset mail never arrives",
@@ -76,7 +74,6 @@ TICKETS = {
         "I cannot sign in although the password is right",
         "Can one person belong to two workspaces with one login?",
         "How do I make another person an administrator?",
-        "Please merge my two profiles into one",
     ],
     "feature": [
         "It would be great to have a dark mode",
@@ -91,7 +88,6 @@ TICKETS = {
         "A calendar view next to the list would be wonderful",
         "Please offer the interface in Portuguese as well",
         "It would be nice if templates could be shared between teams",
-        "Can you add a filter for tasks without an owner?",
     ],
 }
 QUESTION, ANSWER = "I was billed twice this month", "billing"
@@ -133,7 +129,7 @@ class Daemon:
                     if not told:
                         told = True
                         for reason in body["reasons"].values():
-                            console.print(f"  {reason}; the first start on a machine prepares it (about 20 s) ...")
+                            console.print(f"  {reason} (the first start on a machine takes about 20 s) ...")
                 time.sleep(0.2)
         raise click.ClickException(f"the daemon was not ready after {START_SECONDS:.0f} s.{self._last_words()}")
 
@@ -187,6 +183,8 @@ def _running(root: Path) -> Iterator[Daemon]:
     try:
         yield daemon
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave a daemon behind
         daemon.stop()
 
 

@@ -37,7 +37,7 @@ class InvalidRequest(ReflexError):
 
     status = 400
     type = "invalid_request_error"
-    code = None
+    code: ClassVar[str | None] = None
 
 
 class InvalidJSON(InvalidRequest):
@@ -122,6 +122,15 @@ class MethodNotAllowed(InvalidRequest):
 
     status = 405
     code = "method_not_allowed"
+
+
+class RequestAborted(InvalidRequest):
+    """The connection was closed before the request body was whole.
+
+    Nobody is left to read it; it keeps a hang-up out of the log of failures.
+    """
+
+    code = "request_aborted"
 
 
 class RequestTimeout(InvalidRequest):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 from typing import Any
 
 import structlog
 from litestar import Litestar
 from litestar.di import Provide
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from msgspec import Struct
 
@@ -19,7 +19,8 @@ from reflexd.api.fine_tuning import FineTuningController
 from reflexd.api.health import healthz, readyz
 from reflexd.api.models import ModelsController
 from reflexd.api.predict import ReflexController
-from reflexd.errors import RequestTimeout
+from reflexd.api.protocol import new_request_id
+from reflexd.errors import RequestAborted, RequestTimeout
 from reflexd.service.jobs import JobService
 from reflexd.service.predictions import PredictionService
 from reflexd.service.readiness import Readiness
@@ -72,7 +73,7 @@ class Envelope:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
-        if scope["type"] != "http":
+        if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
@@ -88,14 +89,17 @@ class Envelope:
                     message = await receive()
             except TimeoutError:
                 raise RequestTimeout from None
+            if message["type"] == "http.disconnect":
+                raise RequestAborted
             whole = not message.get("more_body", False)
             return message
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
                 if not whole and message["status"] >= 400 and _has_body(scope):
-                    message["headers"].append((b"connection", b"close"))  # the rest of the body is not read
+                    headers.append((b"connection", b"close"))  # the rest of the body is not read
+                message["headers"] = headers
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -111,4 +115,4 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and CALLERS_ID.fullmatch(text := value.decode("latin-1")):
             return text
-    return f"req_{secrets.token_hex(12)}"
+    return new_request_id()

@@ -8,7 +8,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
 
 import msgspec
 import numpy as np
@@ -44,7 +43,7 @@ def prepare(
     limits = msgspec.convert(given.limits, Limits)
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        return cast("NDArray[np.float32]", encoder().embed_all(texts, spec.threads)[0])
+        return encoder().embed_all(texts, spec.threads)[0]
 
     def tell(message: str) -> None:
         emit(Message(message))

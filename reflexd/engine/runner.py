@@ -59,7 +59,8 @@ class Child:
         try:
             line = await self.process.stdout.readline()
             if line.endswith(b"\n"):
-                return decode_event(line)
+                event: Event = decode_event(line)
+                return event
         except (ValueError, msgspec.DecodeError):
             raise WorkerDied("spoke what is not its protocol") from None
         status = await self.process.wait()

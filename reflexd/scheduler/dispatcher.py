@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,10 +85,10 @@ class Dispatcher:
             log.info("job running", job_id=job.id, stage=job.stage)
             task = asyncio.create_task(self._supervise(job))
             self._tasks[job.id] = task
-            task.add_done_callback(lambda _, job_id=job.id: self._freed(job_id))
+            task.add_done_callback(partial(self._freed, job.id))
 
-    def _freed(self, job_id: str) -> None:
-        task = self._tasks.pop(job_id)
+    def _freed(self, job_id: str, task: asyncio.Task[None]) -> None:
+        del self._tasks[job_id]
         if not task.cancelled() and (error := task.exception()):
             log.critical("supervising a job failed", job_id=job_id, exc_info=error)
         self._store.signals.wake(QUEUED)
