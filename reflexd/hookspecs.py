@@ -60,7 +60,7 @@ class SourceContext(Struct, frozen=True):
     run_dir: Path
     """A directory of this job alone; what is written here survives a restart of the stage."""
     cancelled: threading.Event
-    """Set when the process is about to be ended: a long source looks at it between steps."""
+    """Set a moment before the process is ended, when the job is cancelled: a long source looks at it between steps."""
     labels: Sequence[str]
     """The `labels` of the request; empty when it gave none."""
 

@@ -33,7 +33,9 @@ def text_problem(text: str, max_chars: int) -> str | None:
         return f"The text has {len(text)} characters; at most {max_chars} are allowed"
     if "\0" in text:
         return "The text contains a NUL character"
-    if any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else False:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         return "The text contains a lone surrogate, which is not valid Unicode"
     return None
 

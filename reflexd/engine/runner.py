@@ -24,6 +24,7 @@ from reflexd.schemas.worker import Event, Failed, Prepared, Ready, RunSpec, Trai
 LINE_LIMIT = 16 << 20
 STDERR_KEPT = 16_384
 IDLE_SECONDS = 60.0
+GRACE_SECONDS = 0.2
 
 
 class Child:
@@ -85,6 +86,14 @@ class Child:
         if self._stderr and run_dir.is_dir():
             with (run_dir / WORKER_LOG).open("ab") as file:
                 file.write(self._stderr)
+
+    async def cut_short(self) -> None:
+        """Tell the process that its run is over, and end it a moment later whether it has listened or not."""
+        with contextlib.suppress(ProcessLookupError, TimeoutError):
+            self.process.terminate()
+            async with asyncio.timeout(GRACE_SECONDS):
+                await self.process.wait()
+        await self.kill()
 
     async def kill(self) -> None:
         """End the process and whatever it started, and wait until it is gone."""
@@ -167,7 +176,7 @@ class LocalExecutor:
             asyncio.get_running_loop().call_later(IDLE_SECONDS, self._trim)
 
     async def _end(self, child: Child, run_dir: Path) -> None:
-        await child.kill()
+        await child.cut_short()
         self._busy.discard(child)
         child.log_to(run_dir)
         self._top_up()

@@ -21,7 +21,8 @@ from reflexd.schemas.worker import Event, RunSpec, Terminal
 class Stages:
     """Runs stages one after the other, keeping what the next one needs too: plugins and the loaded encoder."""
 
-    def __init__(self, emit: Callable[[Event], None]) -> None:
+    def __init__(self, emit: Callable[[Event], None], cancelled: threading.Event) -> None:
+        self._cancelled = cancelled
         self._emit = emit
         self._plugins: dict[tuple[str, ...], PluginManager] = {}
         self._encoder: tuple[str, Encoder] | None = None
@@ -36,7 +37,7 @@ class Stages:
                     self._sources(spec).data_sources,
                     lambda: self._load_encoder(spec.backbone),
                     self._emit,
-                    threading.Event(),
+                    self._cancelled,
                 )
             run_dir = Path(spec.run_dir)
             mark = runs.read_prepared(run_dir)

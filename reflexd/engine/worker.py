@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import sys
 import threading
 import traceback
@@ -36,11 +37,16 @@ def main() -> None:
 
     from reflexd.engine.stages import Stages  # the imports that a warm process spares its jobs
 
-    stages = Stages(send)
+    cancelled = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: cancelled.set())
+    stages = Stages(send, cancelled)
     send(Ready(os.getpid()))
     while True:
         spec = decode_spec(lines.get())
-        send(_run(stages, spec))
+        end = _run(stages, spec)
+        if cancelled.is_set():
+            os._exit(0)  # nobody waits for the outcome any more
+        send(end)
 
 
 def _run(stages: object, spec: RunSpec) -> Terminal:

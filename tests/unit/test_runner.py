@@ -18,7 +18,7 @@ from reflexd.engine.runner import LocalExecutor
 from reflexd.errors import WorkerDied
 from reflexd.hookspecs import Example, ExecutorOptions
 from reflexd.registry import runs
-from reflexd.schemas.worker import Event, Failed, Prepared, RunSpec, Stage, Trained
+from reflexd.schemas.worker import Event, Failed, Message, Prepared, RunSpec, Stage, Trained
 
 pytestmark = pytest.mark.anyio
 
@@ -176,3 +176,35 @@ def test_what_a_library_prints_is_no_protocol(tmp_path: Path) -> None:
     child.communicate()
     assert answer["event"] == "failed"
     assert "ZeroDivisionError" in answer["message"]
+
+
+async def test_a_source_is_told_that_its_job_is_cancelled(
+    executor: LocalExecutor, tmp_path: Path, encoder_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's source that waits for `cancelled`, and writes down that it saw it."""
+    site = tmp_path / "site"
+    (site / "waiting_source-1.dist-info").mkdir(parents=True)
+    (site / "waiting_source-1.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: waiting-source\nVersion: 1\n"
+    )
+    (site / "waiting_source-1.dist-info" / "entry_points.txt").write_text("[reflexd]\nwaiting = waiting_source\n")
+    (site / "waiting_source.py").write_text(
+        "from reflexd import hookimpl\n"
+        "class Waiting:\n"
+        "    name = 'waiting'\n"
+        "    def check(self, payload, labels): return None\n"
+        "    def rows(self, payload, context):\n"
+        "        context.emit('waiting')\n"
+        "        while not context.cancelled.wait(0.01): pass\n"
+        "        (context.run_dir / 'told').write_text('yes')\n"
+        "        return []\n"
+        "@hookimpl\n"
+        "def register_data_sources(register): register(Waiting())\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    runs.create(tmp_path, "job", runs.RunInput(source="waiting", payload=msgspec.Raw(b"null")))
+    async with aclosing(executor.run(make_spec(tmp_path, encoder_dir, "prepare"))) as events:
+        async for event in events:
+            assert isinstance(event, Message)
+            break
+    assert (tmp_path / "job" / "told").read_text() == "yes"
