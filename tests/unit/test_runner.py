@@ -98,7 +98,7 @@ async def test_leaving_a_run_ends_its_process(executor: LocalExecutor, tmp_path:
 async def test_a_killed_process_is_told_as_such(executor: LocalExecutor, tmp_path: Path, encoder_dir: Path) -> None:
     await last(executor, make_spec(tmp_path, encoder_dir, "prepare"))
     running = asyncio.create_task(last(executor, make_spec(tmp_path, encoder_dir, "train")))
-    while not executor._busy:  # noqa: ASYNC110 - nobody sets an event for this
+    while not executor._busy:
         await asyncio.sleep(0)
     for child in executor._busy:
         os.kill(child.process.pid, signal.SIGKILL)
