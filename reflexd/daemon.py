@@ -75,23 +75,16 @@ class Daemon:
             readiness = Readiness(store.database)
             predictions = self._build_predictions(store)
             jobs = self._build_jobs(store, plugins, predictions)
-            services = Services(
-                keys=store.keys, models=store.models, jobs=jobs, predictions=predictions, readiness=readiness
+            server = self._build_server(
+                Services(keys=store.keys, models=store.models, jobs=jobs, predictions=predictions, readiness=readiness)
             )
-            app = create_app(services, config.http.max_body_bytes, config.http.body_timeout_seconds)
-            server = _Server(
-                uvicorn.Config(
-                    app,
-                    http=Protocol,
-                    lifespan="off",
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    proxy_headers=False,
-                    timeout_keep_alive=75,
-                    timeout_graceful_shutdown=max(1, int(config.http.drain_timeout_seconds)),
-                )
+            target = backbone.exported_directory(
+                Path(config.storage.cache_dir or default_cache_dir()).expanduser(),
+                backbone.fingerprint(checkpoint, source),
+                config.backbone.precision,
             )
+            dispatcher = Dispatcher(store, executor, self._dispatch_options(target))
+
             admin = await serve_admin(AdminVerbs(store, directory), directory.socket)
             stack.callback(directory.socket.unlink, missing_ok=True)
             stack.callback(admin.close)
@@ -101,17 +94,27 @@ class Daemon:
             timers.start()
             stack.callback(timers.shutdown, wait=False)
             stack.push_async_callback(executor.stop)
-            target = backbone.exported_directory(
-                Path(config.storage.cache_dir or default_cache_dir()).expanduser(),
-                backbone.fingerprint(checkpoint, source),
-                config.backbone.precision,
-            )
-            dispatcher = Dispatcher(store, executor, self._dispatch_options(target))
             self._handle_signals(server, readiness, dispatcher)
-            training = asyncio.create_task(
-                self._train_when_ready(server, checkpoint, source, target, executor, dispatcher, predictions, readiness)
-            )
-            stack.push_async_callback(_end, training)
+
+            async def work() -> None:
+                """Load the encoder, exporting it at the very first start; then answer predictions and run jobs."""
+                try:
+                    encoder = await self._load_encoder(checkpoint, source, target)
+                except Exception as error:  # without an encoder there is nothing to serve: stop, and say why
+                    log.error("no sentence encoder", exc_info=error)
+                    known = error if isinstance(error, StartupError) else None
+                    self._failure = known or StartupError(f"the encoder cannot be loaded: {type(error).__name__}")
+                    server.should_exit = True
+                    return
+                predictions.predictor = self._build_predictor(encoder)
+                stack.callback(predictions.predictor.close)
+                readiness.clear("backbone")
+                log.info("ready", backbone=checkpoint.name, precision=encoder.description.precision)
+                await executor.start()
+                await dispatcher.run()
+
+            working = asyncio.create_task(work())
+            stack.push_async_callback(_end, working)
             host, port = listening.getsockname()[:2]
             log.info("listening", url=f"http://{host}:{port}", version=__version__, data_dir=str(directory.root))
             await server.serve(sockets=[listening])
@@ -193,10 +196,31 @@ class Daemon:
         )
         return PredictionService(store, limits)
 
+    def _build_predictor(self, encoder: Encoder) -> Predictor:
+        given = self._config.predict
+        threads = given.threads or os.cpu_count() or 1
+        return Predictor(encoder, self._directory.models, threads, given.resident_heads)
+
     def _build_jobs(self, store: Store, plugins: PluginManager, predictions: PredictionService) -> JobService:
         limits = JobLimits(content=self._config.limits, queued_per_key=self._config.training.queued_per_key)
         return JobService(
             store, plugins.data_sources, limits, self._directory.runs, self._directory.models, predictions.forget
+        )
+
+    def _build_server(self, services: Services) -> uvicorn.Server:
+        http = self._config.http
+        return _Server(
+            uvicorn.Config(
+                create_app(services, http.max_body_bytes, http.body_timeout_seconds),
+                http=Protocol,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=max(1, int(http.drain_timeout_seconds)),
+            )
         )
 
     def _dispatch_options(self, target: Path) -> DispatchOptions:
@@ -220,43 +244,11 @@ class Daemon:
 
     # --- while running ----------------------------------------------------------------------------------------------
 
-    async def _train_when_ready(
-        self,
-        server: uvicorn.Server,
-        checkpoint: Checkpoint,
-        source: Path,
-        target: Path,
-        executor: Executor,
-        dispatcher: Dispatcher,
-        predictions: PredictionService,
-        readiness: Readiness,
-    ) -> None:
-        """Load the encoder (exporting it at the very first start), then answer predictions and run jobs."""
-        try:
-            if await asyncio.to_thread(backbone.read_description, target) is None:
-                log.info(
-                    "preparing the sentence encoder, once; this takes about 20 seconds", checkpoint=checkpoint.name
-                )
-                await backbone.export(checkpoint, source, target, self._config.backbone.precision)
-            encoder = await asyncio.to_thread(Encoder, target)
-        except Exception as error:  # without an encoder there is nothing to serve: stop, and say why
-            known = error if isinstance(error, StartupError) else None
-            self._failure = known or StartupError(f"the sentence encoder cannot be loaded: {type(error).__name__}")
-            log.error("no sentence encoder", exc_info=error)
-            server.should_exit = True
-            return
-        given = self._config.predict
-        predictor = Predictor(
-            encoder, self._directory.models, given.threads or os.cpu_count() or 1, given.resident_heads
-        )
-        predictions.predictor = predictor
-        readiness.clear("backbone")
-        log.info("ready", backbone=encoder.description.name, precision=encoder.description.precision)
-        try:
-            await executor.start()
-            await dispatcher.run()
-        finally:
-            await asyncio.to_thread(predictor.close)
+    async def _load_encoder(self, checkpoint: Checkpoint, source: Path, target: Path) -> Encoder:
+        if await asyncio.to_thread(backbone.read_description, target) is None:
+            log.info("preparing the sentence encoder, once; this takes about 20 seconds", checkpoint=checkpoint.name)
+            await backbone.export(checkpoint, source, target, self._config.backbone.precision)
+        return await asyncio.to_thread(Encoder, target)
 
     def _handle_signals(self, server: uvicorn.Server, readiness: Readiness, dispatcher: Dispatcher) -> None:
         loop = asyncio.get_running_loop()
@@ -302,6 +294,7 @@ def run(config: Config) -> None:
     """Run the daemon in a fresh event loop until it has stopped."""
     import uvloop
 
+    os.umask(0o077)
     configure_logging(config.log.level, config.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(Daemon(config).serve())
