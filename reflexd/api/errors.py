@@ -30,8 +30,15 @@ def answer(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         msgspec.json.encode(known.body()),
         status_code=known.status,
         media_type="application/json",
-        headers=known.headers,
+        headers=known.headers | _allow(error),
     )
+
+
+def _allow(error: Exception) -> dict[str, str]:
+    """Return the header that a 405 must carry (RFC 9110, 15.5.6)."""
+    if isinstance(error, MethodNotAllowedException) and error.headers:
+        return {name: value for name, value in error.headers.items() if name == "allow"}
+    return {}
 
 
 def _known(error: Exception) -> ReflexError | None:
