@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from typing import Any
 import msgspec
 import structlog
 
-from reflexd.errors import AlreadyRunning, ReflexError, StartupError
+from reflexd.errors import AlreadyRunning, ReflexError
 from reflexd.registry import runs
 from reflexd.registry.data_directory import DataDirectory
 from reflexd.store.keys import ORDINARY_SCOPES, SCOPES, Key
 from reflexd.store.store import DATABASE, Store
 
 LINE_LIMIT = 64 << 20
+LOG_PAGE = 1_000
+START_PATIENCE_SECONDS = 10.0
+"""How long a verb waits for a daemon that holds the directory to answer."""
 
 Verb = Callable[..., Awaitable[Any]]
 log = structlog.get_logger(__name__)
@@ -58,6 +62,8 @@ class AdminVerbs:
         unknown = set(scopes or ()) - set(SCOPES)
         if unknown:
             raise AdminError(f"unknown scope {', '.join(sorted(unknown))}; there are {', '.join(SCOPES)}")
+        if tenant is None and await self._store.keys.tenant_exists(name):
+            raise AdminError(f"there is a tenant {name} already: use --tenant {name} for one more key of it")
         return await self._store.keys.create(name, tenant, scopes or ORDINARY_SCOPES)
 
     async def list_keys(self) -> list[Key]:
@@ -87,7 +93,7 @@ class AdminVerbs:
     async def job_logs(self, job_id: str, after: int = 0) -> list[dict[str, Any]]:
         """Return a job's events after the event with number `after`."""
         await self.show_job(job_id)
-        events, _ = await self._store.jobs.events(job_id, 10_000, after)
+        events, _ = await self._store.jobs.events(job_id, LOG_PAGE, after)
         return [msgspec.to_builtins(event) for event in events]
 
     async def cancel_job(self, job_id: str) -> dict[str, Any]:
@@ -146,31 +152,41 @@ async def _run_line(verbs: AdminVerbs, line: bytes) -> bytes:
 def call(directory: DataDirectory, verb: str, **arguments: Any) -> Any:
     """Run a verb: in the running daemon, or here under the directory's lock when none runs.
 
-    Raises AdminError with the reason, StartupError where the directory cannot be used.
+    Raises AdminError with the reason, StartupError where the directory cannot be used, AlreadyRunning where a daemon
+    holds it and does not answer.
     """
     line = msgspec.json.encode({"verb": verb, **arguments}) + b"\n"
-    try:
-        answer = _ask(directory.socket, line)
-    except OSError:
-        if verb != "keys.create" and not (directory.root / DATABASE).exists():
-            raise AdminError(f"{directory.root} holds no data of reflexd: name the directory with --data-dir") from None
+    deadline = time.monotonic() + START_PATIENCE_SECONDS
+    while True:
+        try:
+            answer = _ask(directory.socket, line)
+            break
+        except OSError:
+            if verb != "keys.create" and not (directory.root / DATABASE).exists():
+                raise AdminError(f"{directory.root} holds no data of reflexd: name another with --data-dir") from None
         try:
             answer = asyncio.run(_run_here(directory, line))
-        except AlreadyRunning as error:
-            raise StartupError(f"{error}, but {directory.socket} does not answer: is it still starting?") from error
+            break
+        except AlreadyRunning:  # a daemon holds the directory and does not answer: it is starting, or another verb runs
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
     if "error" in answer:
         raise AdminError(answer["error"])
     return answer["result"]
 
 
-def _ask(path: Path, line: bytes) -> dict[str, Any]:
+def _ask(path: Path, request: bytes) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as connection, _short(path) as short:
         connection.settimeout(30)
         connection.connect(short)
-        connection.sendall(line)
+        connection.sendall(request)
         with connection.makefile("rb") as answers:
-            answer: dict[str, Any] = msgspec.json.decode(answers.readline(), type=dict[str, Any])
-            return answer
+            line = answers.readline()
+    if not line:
+        raise AdminError("the daemon ended before it had answered: see its log")
+    answer: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
+    return answer
 
 
 async def _run_here(directory: DataDirectory, line: bytes) -> dict[str, Any]:

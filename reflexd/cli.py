@@ -20,6 +20,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 class PluginGroup(click.Group):
     """The top command; a plugin's verbs are loaded when they are asked for or listed."""
 
+    _loaded = False
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a verb of ours, else a plugin's."""
         if cmd_name not in self.commands:
@@ -35,7 +37,9 @@ class PluginGroup(click.Group):
         from reflexd.plugins import PluginManager
 
         try:
-            PluginManager().add_cli_commands(self)
+            if not self._loaded:
+                self._loaded = True
+                PluginManager(load_config()[0].plugins.allow).add_cli_commands(self)
         except StartupError as error:
             click.echo(f"reflexd: {error}", err=True)
 
@@ -56,10 +60,15 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 def main() -> None:
     """Run the command line; every known failure is one sentence on stderr and an exit code."""
     try:
-        cli(prog_name="reflexd")
+        sys.exit(cli.main(prog_name="reflexd", standalone_mode=False))
     except (StartupError, ServerUnreachable) as error:
         click.echo(f"reflexd: {error}", err=True)
         sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
 
 
 @click.group(cls=PluginGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -174,6 +183,8 @@ def jobs_logs(data_dir: str | None, config_file: Path | None, job_id: str, follo
             else:
                 at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["created_at"]))
                 click.echo(f"{at}  {row['level']:5}  {row['message']}")
+        if rows:
+            continue  # there may be more pages
         if ended or not follow:
             return
         time.sleep(0.5)

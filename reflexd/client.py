@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx2
 from reflexd.errors import ServerUnreachable
 
 DEFAULT_URL = "http://127.0.0.1:7335"
+PROBE_SECONDS = 5.0
 
 
 class Client:
@@ -18,12 +20,17 @@ class Client:
 
     def __init__(self, url: str, key: str) -> None:
         self.url = url
-        self._http = httpx2.Client(base_url=url, headers={"authorization": f"Bearer {key}"} if key else {}, timeout=600)
+        # A key for this machine must not travel to the proxy that the environment names for others.
+        self._http = httpx2.Client(
+            base_url=url,
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            trust_env=not _is_this_machine(url),
+        )
 
-    def request(self, method: str, path: str, body: Any = None) -> httpx2.Response:
-        """Send one request; raises ServerUnreachable where nothing answers."""
+    def request(self, method: str, path: str, body: Any = None, timeout: float = 600) -> httpx2.Response:
+        """Send one request; raises ServerUnreachable where nothing answers within `timeout` seconds."""
         try:
-            return self._http.request(method, path, json=body)
+            return self._http.request(method, path, json=body, timeout=timeout)
         except httpx2.TransportError as error:
             raise ServerUnreachable(f"nothing answers at {self.url}: is `reflexd serve` running? ({error})") from error
 
@@ -36,9 +43,13 @@ class Client:
         return self._read(self.request("GET", path))
 
     def readiness(self) -> tuple[int, dict[str, Any]]:
-        """Return status and body of /readyz."""
-        response = self.request("GET", "/readyz")
-        return response.status_code, response.json()
+        """Return status and body of /readyz; raises ServerUnreachable where something else than reflexd answers."""
+        response = self.request("GET", "/readyz", timeout=PROBE_SECONDS)
+        try:
+            body: dict[str, Any] = response.json()
+            return response.status_code, {"reasons": dict(body["reasons"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServerUnreachable(f"what answers at {self.url} is no reflexd") from error
 
     @staticmethod
     def _read(response: httpx2.Response) -> Any:
@@ -49,6 +60,14 @@ class Client:
         except (ValueError, KeyError, TypeError):
             message = f"the server answered {response.status_code}"
         raise click.ClickException(message)
+
+
+def _is_this_machine(url: str) -> bool:
+    host = httpx2.URL(url).host
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def from_environment() -> Client:

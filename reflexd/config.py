@@ -5,6 +5,7 @@ reflexd.toml in the top level is these Structs written out; a test holds the two
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tomllib
 import typing
@@ -21,7 +22,6 @@ PREFIX = "REFLEXD_"
 
 Count = Annotated[int, Meta(ge=1)]
 Auto = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(ge=0)]
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,9 +33,9 @@ class Http(Section, frozen=True):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535)] = 7335
-    max_body_bytes: Annotated[int, Meta(ge=1024)] = 67_108_864
-    body_timeout_seconds: Seconds = 60.0
-    drain_timeout_seconds: Seconds = 30.0
+    max_body_bytes: Annotated[int, Meta(ge=1024)] = 33_554_432
+    body_timeout_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
+    drain_timeout_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0
 
 
 class Storage(Section, frozen=True):
@@ -145,9 +145,18 @@ def _find_file(flag: Path | None, env: Mapping[str, str]) -> Path | None:
         if not named.is_file():
             raise StartupError(f"configuration: there is no file {named}")
         return named
-    folders = [Path(), Path(env.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "reflexd"]
+    folders = [Path()]
+    if env.get("XDG_CONFIG_HOME"):
+        folders.append(Path(env["XDG_CONFIG_HOME"]) / "reflexd")
+    else:
+        with contextlib.suppress(RuntimeError):  # a service's user need not have a home
+            folders.append(Path.home() / ".config" / "reflexd")
     folders.append(Path(env.get("CONFIGURATION_DIRECTORY") or "/etc/reflexd"))
-    return next((f / "reflexd.toml" for f in folders if (f / "reflexd.toml").is_file()), None)
+    for folder in folders:
+        with contextlib.suppress(OSError):  # a folder that cannot be looked into holds no file of ours
+            if (folder / "reflexd.toml").is_file():
+                return folder / "reflexd.toml"
+    return None
 
 
 def _read_file(path: Path) -> dict[str, dict[str, Any]]:
@@ -177,6 +186,8 @@ def _from_env(env: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
         text, fields = given, _types(_sections()[section]) if section in _sections() else {}
         if key.endswith("_file") and key.removesuffix("_file") in fields:
             key = key.removesuffix("_file")
+            if name.removesuffix("_FILE") in env:
+                raise StartupError(f"configuration: both {name} and {name.removesuffix('_FILE')} are set")
             try:
                 text = Path(given).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:

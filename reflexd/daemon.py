@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -24,19 +25,23 @@ from reflexd.config import Config
 from reflexd.engine import backbone
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.predictor import Predictor
-from reflexd.errors import CannotListen, StartupError
+from reflexd.errors import CannotStartNow, StartupError, StorageFull
 from reflexd.hookspecs import Checkpoint, Executor, ExecutorOptions
 from reflexd.observability import configure_logging
 from reflexd.plugins import PluginManager
 from reflexd.registry.data_directory import DataDirectory, default_cache_dir, default_data_dir
-from reflexd.registry.files import sweep
+from reflexd.registry.files import purge, sweep, write_durably
 from reflexd.scheduler.dispatcher import Dispatcher, DispatchOptions
 from reflexd.scheduler.periodic import build_timers
 from reflexd.service.jobs import JobLimits, JobService
 from reflexd.service.predictions import PredictionService, PredictLimits
 from reflexd.service.readiness import Readiness
 from reflexd.store.keys import SCOPES
-from reflexd.store.store import Store
+from reflexd.store.store import DATABASE, Store
+
+LOCK_PATIENCE_SECONDS = 2.0
+"""A command-line verb may hold the directory's lock for a moment."""
+KEPT_ASIDE_DAYS = 7.0
 
 log = structlog.get_logger(__name__)
 
@@ -59,20 +64,24 @@ class Daemon:
         """Run until SIGTERM or SIGINT; raises StartupError (with its exit code) for what prevents the start."""
         config, directory = self._config, self._directory
         async with AsyncExitStack() as stack:
-            directory.claim()
+            await asyncio.to_thread(directory.claim, LOCK_PATIENCE_SECONDS)
             stack.callback(directory.release)
             plugins = PluginManager(config.plugins.allow)
             checkpoint, source = self._find_backbone(plugins)
             executor = self._build_executor(plugins)
+            self._refuse_lost_database()
             store = await Store.open(directory.root)
             stack.push_async_callback(store.close)
             self._refuse_public_bind(store)
             listening = self._listen()
             stack.callback(listening.close)
-            await self._first_key(store)
-            await self._recover(store)
+            try:
+                await self._first_key(store)
+                await self._recover(store)
+            except (StorageFull, OSError) as error:
+                raise CannotStartNow(f"cannot write the data directory {directory.root}: {error}") from error
 
-            readiness = Readiness(store.database)
+            readiness = Readiness(store.database, directory.root)
             predictions = self._build_predictions(store)
             jobs = self._build_jobs(store, plugins, predictions)
             server = self._build_server(
@@ -83,13 +92,20 @@ class Daemon:
                 backbone.fingerprint(checkpoint, source),
                 config.backbone.precision,
             )
-            dispatcher = Dispatcher(store, executor, self._dispatch_options(target))
+
+            def on_trouble(why: str | None) -> None:
+                if why is None:
+                    readiness.clear("training")
+                else:  # the log has the reason; a probe's answer is public
+                    readiness.block("training", "training processes cannot be started")
+
+            dispatcher = Dispatcher(store, executor, self._dispatch_options(target), on_trouble)
 
             admin = await serve_admin(AdminVerbs(store, directory), directory.socket)
             stack.callback(directory.socket.unlink, missing_ok=True)
             stack.callback(admin.close)
             plugins.startup(directory.root)
-            stack.callback(plugins.shutdown)
+            stack.callback(lambda: [log.error("plugin failed", why=why) for why in plugins.shutdown()])
             timers = build_timers(store.signals)
             timers.start()
             stack.callback(timers.shutdown, wait=False)
@@ -107,13 +123,18 @@ class Daemon:
                     server.should_exit = True
                     return
                 predictions.predictor = self._build_predictor(encoder)
-                stack.callback(predictions.predictor.close)
                 readiness.clear("backbone")
                 log.info("ready", backbone=checkpoint.name, precision=encoder.description.precision)
                 await executor.start()
                 await dispatcher.run()
 
+            async def close_predictor() -> None:
+                if predictions.predictor is not None:
+                    await asyncio.to_thread(predictions.predictor.close)
+
+            stack.push_async_callback(close_predictor)
             working = asyncio.create_task(work())
+            working.add_done_callback(partial(self._ended, server))
             stack.push_async_callback(_end, working)
             host, port = listening.getsockname()[:2]
             log.info("listening", url=f"http://{host}:{port}", version=__version__, data_dir=str(directory.root))
@@ -122,6 +143,13 @@ class Daemon:
         if self._failure is not None:
             raise self._failure
         log.info("stopped")
+
+    def _ended(self, server: uvicorn.Server, working: asyncio.Task[None]) -> None:
+        """Stop the daemon when the task that does its work ends by itself: it must not look alive and do nothing."""
+        if not working.cancelled() and (error := working.exception()):
+            log.critical("the daemon's work has ended", exc_info=error)
+            self._failure = CannotStartNow(f"the daemon's work has ended: {type(error).__name__}; the log says more")
+            server.should_exit = True
 
     # --- before listening -------------------------------------------------------------------------------------------
 
@@ -145,6 +173,16 @@ class Daemon:
         )
         return plugins.executors[name](options)
 
+    def _refuse_lost_database(self) -> None:
+        directory = self._directory
+        if (directory.root / DATABASE).exists():
+            return
+        if any(directory.models.iterdir()) or any(directory.runs.iterdir()):
+            raise StartupError(
+                f"{directory.root} holds models or jobs and no {DATABASE}: restore it from a backup, or remove the "
+                "folders models and runs to begin anew"
+            )
+
     def _refuse_public_bind(self, store: Store) -> None:
         host = self._config.http.host
         if store.keys.empty and not _is_loopback(host):
@@ -162,12 +200,15 @@ class Daemon:
             listening.listen(2048)
             listening.setblocking(False)
         except OSError as error:
-            raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+            raise CannotStartNow(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
         return listening
 
     async def _first_key(self, store: Store) -> None:
         """Make the first API key; in a journal it would stay for ever, so without a terminal only its path is told."""
         if not store.keys.empty:
+            return
+        if await store.keys.ever_made():
+            log.warning("every API key is revoked: make one with `reflexd keys create NAME`")
             return
         path = self._directory.initial_key
         secret = await store.keys.create("admin", scopes=SCOPES)
@@ -175,17 +216,18 @@ class Daemon:
             print(f"\nYour first API key, shown this once:\n\n    {secret}\n", file=sys.stderr)  # noqa: T201
             return
         path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secret + "\n")
+        write_durably(path, f"{secret}\n".encode())  # 0600 by the umask
         log.info("first API key written", path=str(path))
 
     async def _recover(self, store: Store) -> None:
-        """Queue interrupted jobs again and remove what a crash left half made."""
+        """Queue interrupted jobs again, remove what is half made, put aside what the database does not know."""
         interrupted = await store.jobs.recover()
-        half_made = await asyncio.to_thread(sweep, self._directory.models, store.models.ids())
-        orphans = await asyncio.to_thread(sweep, self._directory.runs, await store.jobs.live_ids())
-        if interrupted or half_made or orphans:
-            log.info("recovered", requeued=len(interrupted), models_swept=len(half_made), runs_swept=len(orphans))
+        aside = self._directory.root / "swept"
+        await asyncio.to_thread(purge, aside, KEPT_ASIDE_DAYS)
+        models = await asyncio.to_thread(sweep, self._directory.models, store.models.ids(), aside)
+        orphans = await asyncio.to_thread(sweep, self._directory.runs, await store.jobs.live_ids(), aside)
+        if interrupted or models or orphans:
+            log.info("recovered", requeued=len(interrupted), models_aside=len(models), runs_aside=len(orphans))
 
     # --- the parts --------------------------------------------------------------------------------------------------
 
@@ -213,6 +255,7 @@ class Daemon:
             uvicorn.Config(
                 create_app(services, http.max_body_bytes, http.body_timeout_seconds),
                 http=Protocol,
+                ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -161,6 +161,13 @@ class ModelUnusable(ReflexError):
     code = "model_unusable"
 
 
+class HeadTooLarge(InvalidRequest):
+    """The request line and headers are larger than 64 KB."""
+
+    status = 431
+    code = "request_header_too_large"
+
+
 class RateLimited(ReflexError):
     """Too many requests are waiting: try again in a moment."""
 
@@ -199,6 +206,10 @@ class JobFailure(Exception):
         super().__init__(message)
 
 
+class ExecutorUnavailable(Exception):
+    """No training process can be started at present, which is no fault of the job that asked for one."""
+
+
 class WorkerDied(Exception):
     """The training process ended on its own, without saying how its job ended."""
 
@@ -221,8 +232,8 @@ class AlreadyRunning(StartupError):
     exit_code = 75
 
 
-class CannotListen(StartupError):
-    """The address cannot be listened on; a later try may succeed, so it is a plain failure."""
+class CannotStartNow(StartupError):
+    """What prevents the start may pass (an address in use, a full disk), so a service manager may try again."""
 
     exit_code = 1
 

@@ -7,7 +7,7 @@ Registering must have no side effect: hooks are called in the daemon and again i
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -71,8 +71,11 @@ class DataSource(Protocol):
     name: str
     """The field's name in the request body, and the source's name everywhere else."""
 
+    # A source may also have `payload_type`: the type that the field's JSON is decoded to by msgspec before it is
+    # given to `check` and `rows` (a Struct, list[Example], ...). Without it the payload is plain JSON objects.
+
     def check(self, payload: Any, labels: Sequence[str]) -> Sequence[Example] | None:
-        """Check the decoded JSON of the field, in the daemon and within milliseconds.
+        """Check the field's decoded JSON, in the daemon and within milliseconds.
 
         Return the rows where they are known without work, else None; reflexd then checks each row itself, naming
         `field[3].label`. Raise InvalidInput to answer 400 with the path inside the field.
@@ -119,10 +122,11 @@ class Executor(Protocol):
         """Get ready, for example by warming a process."""
         ...
 
-    def run(self, spec: RunSpec) -> AsyncIterator[Event]:
+    def run(self, spec: RunSpec) -> AsyncGenerator[Event, None]:
         """Run one stage and yield its events, the terminal one last.
 
-        Raise WorkerDied when the process ended by itself. Closing the iterator early ends the run at once.
+        Raise ExecutorUnavailable when no run can be started at present, WorkerDied when a started one ended by itself.
+        Closing the generator early ends the run at once.
         """
         ...
 
@@ -142,6 +146,11 @@ class ExecutorOptions(Struct, frozen=True, kw_only=True):
 
 
 ExecutorFactory = Callable[[ExecutorOptions], Executor]
+
+
+def payload_type(source: DataSource) -> Any:
+    """Return the type that a source's field is decoded to; `object` where the source names none."""
+    return getattr(source, "payload_type", object)
 
 
 @hookspec

@@ -53,7 +53,7 @@ class PluginManager:
         try:
             self._manager.register(point.load(), name=point.name)
             self._manager.check_pending()
-        except Exception as error:  # whatever a stranger's module raises must name the plugin and stop the start
+        except (Exception, SystemExit) as error:  # whatever a stranger's module raises must name it and stop the start
             raise StartupError(f"plugin {point.name} ({origin}): {_sentence(error)}") from error
 
     def _collect(self, hook: str, name_of: Callable[[Any], str] | None) -> dict[str, Any]:
@@ -78,23 +78,39 @@ class PluginManager:
         return out
 
     def add_cli_commands(self, group: click.Group) -> None:
-        """Let every plugin add its verbs to the command line."""
-        self._tell("register_cli_commands", group=group)
+        """Let every plugin add its verbs to the command line; raises StartupError for one that is taken."""
+        import click
+
+        for impl in self._manager.hook.register_cli_commands.get_hookimpls():
+            own = click.Group()
+            self._call(impl, group=own)
+            for name, command in own.commands.items():
+                if name in group.commands:
+                    raise StartupError(f"plugin {impl.plugin_name}: there is a command {name!r} already")
+                group.add_command(command, name)
 
     def startup(self, data_dir: Path) -> None:
         """Tell every plugin that the daemon is about to listen."""
-        self._tell("startup", data_dir=data_dir)
+        for impl in self._manager.hook.startup.get_hookimpls():
+            self._call(impl, data_dir=data_dir)
 
-    def shutdown(self) -> None:
-        """Tell every plugin that the daemon has stopped."""
-        self._tell("shutdown")
-
-    def _tell(self, hook: str, **given: Any) -> None:
-        for impl in getattr(self._manager.hook, hook).get_hookimpls():
+    def shutdown(self) -> list[str]:
+        """Tell every plugin that the daemon has stopped; return what those said that failed to take it."""
+        said = []
+        for impl in self._manager.hook.shutdown.get_hookimpls():
             try:
-                impl.function(**{name: given[name] for name in impl.argnames})
-            except Exception as error:  # as above
-                raise StartupError(f"plugin {impl.plugin_name}: {hook} failed: {_sentence(error)}") from error
+                impl.function()
+            except Exception as error:  # the daemon has stopped well all the same
+                said.append(f"plugin {impl.plugin_name}: shutdown failed: {_sentence(error)}")
+        return said
+
+    @staticmethod
+    def _call(impl: pluggy.HookImpl, **given: Any) -> None:
+        try:
+            impl.function(**{name: given[name] for name in impl.argnames})
+        except Exception as error:  # as above
+            hook = impl.function.__name__
+            raise StartupError(f"plugin {impl.plugin_name}: {hook} failed: {_sentence(error)}") from error
 
     def listing(self) -> list[dict[str, str]]:
         """Return one row a plugin, for `reflexd plugins list`."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from litestar import Response, get
+from litestar import Response, route
 
 from reflexd.api.auth import PUBLIC
 from reflexd.service.readiness import Readiness
 
 
-@get(["/healthz", "/health"], opt={"scope": PUBLIC})
+@route(["/healthz", "/health"], http_method=["GET", "HEAD"], opt={"scope": PUBLIC})
 async def healthz() -> dict[str, str]:
     """Say that the process answers."""
     return {"status": "ok"}
 
 
-@get("/readyz", opt={"scope": PUBLIC})
+@route("/readyz", http_method=["GET", "HEAD"], opt={"scope": PUBLIC})
 async def readyz(readiness: Readiness) -> Response[dict[str, object]]:
     """Say whether requests can be served, with the reason of each part that cannot."""
     reasons = await readiness.reasons()

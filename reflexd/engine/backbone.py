@@ -126,11 +126,14 @@ async def export(checkpoint: Checkpoint, source: Path, target: Path, precision: 
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"},
     )
+    assert child.stderr is not None
     try:
-        _, stderr = await child.communicate()
+        # Not communicate(): since Python 3.12 it closes stdin, which is the child's lifeline.
+        stderr = await child.stderr.read()
+        status = await child.wait()
     except BaseException:
         child.kill()
         raise
-    if child.returncode:
-        last = stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit status {child.returncode}"]
+    if status:
+        last = stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit status {status}"]
         raise StartupError(f"checkpoint {checkpoint.name} cannot be exported: {last[0]}")

@@ -19,6 +19,8 @@ from reflexd.engine.backbone import GRAPH, TOKENIZER, EncoderDescription, read_d
 from reflexd.errors import StartupError
 
 Vector = NDArray[np.float32]
+PROBE_CHARS_PER_TOKEN = 64
+"""A text's beginning of this many characters a token nearly always tells whether the whole is too long."""
 
 
 class Encoder:
@@ -42,8 +44,25 @@ class Encoder:
 
     def token_ids(self, text: str) -> list[int]:
         """Return the token ids of a text, special tokens included, never truncated."""
-        ids: list[int] = self._tokenizer.encode(text).ids
+        # The batch call, for one text: unlike `encode` it releases the interpreter, and a text may take seconds.
+        ids: list[int] = self._tokenizer.encode_batch_fast([text])[0].ids
         return ids
+
+    def token_ids_up_to_limit(self, text: str) -> list[int] | None:
+        """Return the token ids of a text that one forward can read; None for a longer one, mostly without reading it.
+
+        Raises ValueError for a text without any token of its own (control characters only, say).
+        """
+        longest = self.description.max_tokens
+        beginning = text[: longest * PROBE_CHARS_PER_TOKEN]
+        ids = self.token_ids(beginning)
+        if len(ids) > longest:
+            return None
+        if len(beginning) < len(text):
+            ids = self.token_ids(text)
+        if len(ids) <= self._special:
+            raise ValueError("no token")
+        return ids if len(ids) <= longest else None
 
     def forward(self, ids: Sequence[int]) -> Vector:
         """Return the unit vector [width] of one sequence of at most `max_tokens` ids."""

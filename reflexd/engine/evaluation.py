@@ -6,6 +6,7 @@ that is served is then fitted on all rows, so the score is a little pessimistic.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -56,11 +57,14 @@ def hold_out(vectors: Matrix, classes: Classes, labels: int, fit: Fit, seed: int
         splitter: Any = StratifiedShuffleSplit(n_splits=1, test_size=max(0.2, labels / spare.size), random_state=seed)
         method = "held-out fifth"
     else:
-        folds = int(min(FOLDS, counts[classes[spare]].min()))
+        folds = int(min(FOLDS, counts.max()))  # a label with fewer rows stands in as many folds as it has rows
         splitter = StratifiedKFold(n_splits=folds, shuffle=True, random_state=seed)
         method = f"{folds}-fold cross-validation"
     logits, truth = [], []
-    for train, test in splitter.split(spare, classes[spare]):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        splits = list(splitter.split(spare, classes[spare]))
+    for train, test in splits:
         chosen = np.concatenate([spare[train], alone])
         logits.append(logits_of(fit(vectors[chosen], classes[chosen]), vectors[spare[test]]))
         truth.append(classes[spare[test]])

@@ -7,6 +7,7 @@ keep a cosine of only .892 to the fp32 ones (banking77, 1,000 texts), with one a
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,19 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import AutoModel
 
-from reflexd.engine.backbone import DESCRIPTION, GRAPH, STACK, TOKENIZER, EncoderDescription, ExportSpec
+from reflexd.engine.backbone import (
+    DESCRIPTION,
+    GRAPH,
+    STACK,
+    TOKENIZER,
+    EncoderDescription,
+    ExportSpec,
+    read_description,
+)
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.lifeline import end_with_parent
 from reflexd.errors import StartupError
-from reflexd.registry.files import TEMPORARY, publish_directory, remove_directory, sha256_file, write_durably
+from reflexd.registry.files import new_directory, remove_directory, sha256_file, write_durably
 
 MIN_COSINE = {"fp32": 0.9999, "int8": 0.95}
 SAMPLES = (
@@ -51,36 +60,44 @@ class PooledEncoder(torch.nn.Module):  # type: ignore[misc]
 
 
 def export(spec: ExportSpec) -> None:
-    """Write the exported encoder to spec.target, whole or not at all; an existing one is replaced."""
+    """Write the exported encoder to spec.target, whole or not at all, unless a good one is there by then.
+
+    One process at a time exports into a cache; the others wait, and find the work done.
+    """
     source, target = Path(spec.source), Path(spec.target)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (target.parent / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if read_description(target) is None:
+            remove_directory(target)
+            _export(spec, source, target)
+
+
+def _export(spec: ExportSpec, source: Path, target: Path) -> None:
     encoder = AutoModel.from_pretrained(
         source, attn_implementation="eager", local_files_only=True, trust_remote_code=False, use_safetensors=True
     ).eval()
-    temporary = target.with_name(f"{TEMPORARY}{target.name}-{spec.fingerprint[:8]}")
-    remove_directory(temporary)
-    temporary.mkdir(mode=0o700, parents=True)
-    graph = temporary / GRAPH
     model = PooledEncoder(encoder, spec.pooling).eval()
-    _write_graph(model, graph, encoder.config.max_position_embeddings)
-    if spec.precision == "int8":
-        full = graph.rename(temporary / "full.onnx")
-        quantize_dynamic(full, graph, weight_type=QuantType.QInt8, reduce_range=True, per_channel=True)
-        full.unlink()
-    write_durably(temporary / TOKENIZER, (source / "tokenizer.json").read_bytes())
-    description = EncoderDescription(
-        name=spec.name,
-        fingerprint=spec.fingerprint,
-        precision=spec.precision,
-        stack=STACK,
-        width=encoder.config.hidden_size,
-        max_tokens=encoder.config.max_position_embeddings,
-        pooling=spec.pooling,
-        graph_sha256=sha256_file(graph),
-    )
-    write_durably(temporary / DESCRIPTION, msgspec.json.encode(description))
-    _check(model, Encoder(temporary))
-    remove_directory(target)
-    publish_directory(temporary, target)
+    with new_directory(target) as temporary:
+        graph = temporary / GRAPH
+        _write_graph(model, graph, encoder.config.max_position_embeddings)
+        if spec.precision == "int8":
+            full = graph.rename(temporary / "full.onnx")
+            quantize_dynamic(full, graph, weight_type=QuantType.QInt8, reduce_range=True, per_channel=True)
+            full.unlink()
+        write_durably(temporary / TOKENIZER, (source / "tokenizer.json").read_bytes())
+        description = EncoderDescription(
+            name=spec.name,
+            fingerprint=spec.fingerprint,
+            precision=spec.precision,
+            stack=STACK,
+            width=encoder.config.hidden_size,
+            max_tokens=encoder.config.max_position_embeddings,
+            pooling=spec.pooling,
+            graph_sha256=sha256_file(graph),
+        )
+        write_durably(temporary / DESCRIPTION, msgspec.json.encode(description))
+        _check(model, Encoder(temporary))
 
 
 def _write_graph(model: PooledEncoder, path: Path, max_tokens: int) -> None:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from reflexd.engine.encoder import Encoder
-from reflexd.errors import ContextLengthExceeded
+from reflexd.errors import ContextLengthExceeded, InvalidRequest
 from reflexd.registry import artifacts
 from reflexd.registry.artifacts import DamagedArtifact, Head
 
@@ -59,12 +59,13 @@ class Predictor:
     def _classify(self, text: str, model_ids: Sequence[str]) -> tuple[list[Scores], float]:
         heads = [self._head(model_id) for model_id in model_ids]
         started = time.perf_counter()
-        ids = self._encoder.token_ids(text)
-        longest = self._encoder.description.max_tokens
-        if len(ids) > longest:
-            raise ContextLengthExceeded(
-                f"The text has {len(ids)} tokens, and this model reads at most {longest}", param="text"
-            )
+        try:
+            ids = self._encoder.token_ids_up_to_limit(text)
+        except ValueError:
+            raise InvalidRequest("The text holds nothing that the model can read", param="text") from None
+        if ids is None:
+            longest = self._encoder.description.max_tokens
+            raise ContextLengthExceeded(f"The text has more than the {longest} tokens that fit the model", param="text")
         vector = self._encoder.forward(ids)
         scores = [Scores(h.labels, h.mode, _softmax(h, vector)) for h in heads]
         return scores, (time.perf_counter() - started) * 1e3
@@ -95,8 +96,8 @@ class Predictor:
                 self._heads.pop(model_id, None)
 
     def close(self) -> None:
-        """End the threads; calls under way are finished first."""
-        self._pool.shutdown(wait=True)
+        """End the threads; a forward under way is finished first, and those that wait are dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _softmax(loaded: LoadedHead, vector: NDArray[np.float32]) -> list[float]:

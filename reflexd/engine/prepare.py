@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import threading
 from collections import Counter
@@ -17,8 +16,9 @@ from reflexd.config import Limits
 from reflexd.engine.dataset import BadRow, check_counts, check_row
 from reflexd.engine.encoder import Encoder
 from reflexd.errors import JobFailure
-from reflexd.hookspecs import DataSource, Example, InvalidInput, SourceContext
+from reflexd.hookspecs import DataSource, Example, InvalidInput, SourceContext, payload_type
 from reflexd.registry import runs
+from reflexd.registry.files import sha256_file
 from reflexd.schemas.worker import Message, Prepared, RunSpec
 
 
@@ -53,7 +53,7 @@ def prepare(
     if stored:
         tell(f"{stored} rows were kept from before the interruption")
     try:
-        made = source.rows(msgspec.json.decode(given.payload), context)
+        made = source.rows(msgspec.json.decode(given.payload, type=payload_type(source)), context)
         fresh = _checked(itertools.islice(made, stored, None), stored, given.labels, limits)
         for _ in runs.append_rows(run_dir, fresh):
             pass
@@ -64,8 +64,8 @@ def prepare(
         raise JobFailure(code, error.message, given.source + error.param) from error
     except InvalidInput as error:
         raise JobFailure("invalid_input", error.message, given.source + error.param) from error
-    digest = hashlib.sha256((run_dir / runs.ROWS).read_bytes()).hexdigest()
-    runs.mark_prepared(run_dir, runs.PreparedRows(rows=len(rows), labels=labels, sha256=digest))
+    mark = runs.PreparedRows(rows=len(rows), labels=labels, sha256=sha256_file(run_dir / runs.ROWS))
+    runs.mark_prepared(run_dir, mark)
     return Prepared(labels=labels, examples=len(rows))
 
 

@@ -11,12 +11,12 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import msgspec
 
-from reflexd.errors import WorkerDied
+from reflexd.errors import ExecutorUnavailable, WorkerDied
 from reflexd.hookspecs import Executor, ExecutorFactory, ExecutorOptions, hookimpl
 from reflexd.registry.runs import WORKER_LOG
 from reflexd.schemas.worker import Event, Failed, Prepared, Ready, RunSpec, Trained, decode_event, encode_line
@@ -25,6 +25,7 @@ LINE_LIMIT = 16 << 20
 STDERR_KEPT = 16_384
 IDLE_SECONDS = 60.0
 GRACE_SECONDS = 0.2
+RETRY_SECONDS = 10.0
 
 
 class Child:
@@ -34,24 +35,17 @@ class Child:
         self.process = process
         self.runs = 0
         self.ready = False
+        self._gone = False
         self._stderr = bytearray()
         self._reader = asyncio.create_task(self._keep_stderr())
 
     @classmethod
     async def spawn(cls, options: ExecutorOptions) -> Child:
         """Start a process; it is ready once it has imported its libraries (about 3 s)."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "reflexd.engine.worker",
-            str(options.nice),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=LINE_LIMIT,
-            env=_environment(options.threads),
-            start_new_session=True,
-        )
+        try:
+            process = await _start(options)
+        except OSError as error:
+            raise ExecutorUnavailable(f"a training process cannot be started: {error.strerror or error}") from error
         return cls(process)
 
     async def line(self) -> Event:
@@ -64,15 +58,16 @@ class Child:
                 return event
         except (ValueError, msgspec.DecodeError):
             raise WorkerDied("spoke what is not its protocol") from None
-        status = await self.process.wait()
-        raise WorkerDied(
-            f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        )
+        raise WorkerDied(_end_of(await self.process.wait()))
 
     async def until_ready(self) -> None:
-        """Wait for the imports."""
-        while not self.ready:
-            self.ready = isinstance(await self.line(), Ready)
+        """Wait for the imports; raises ExecutorUnavailable when they fail."""
+        try:
+            while not self.ready:
+                self.ready = isinstance(await self.line(), Ready)
+        except WorkerDied as death:
+            last = self._stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+            raise ExecutorUnavailable(": ".join([f"a training process {death} before it was ready", *last])) from death
 
     async def send(self, spec: RunSpec) -> None:
         """Hand a stage over."""
@@ -97,8 +92,10 @@ class Child:
 
     async def kill(self) -> None:
         """End the process and whatever it started, and wait until it is gone."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if not self._gone:  # once: later its number may be another process's
+            self._gone = True
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         await self.process.wait()
         self._reader.cancel()
 
@@ -124,7 +121,7 @@ class LocalExecutor:
         """Begin to warm the standing-by processes, without waiting for them."""
         self._top_up()
 
-    async def run(self, spec: RunSpec) -> AsyncIterator[Event]:
+    async def run(self, spec: RunSpec) -> AsyncGenerator[Event, None]:
         """Run one stage; see hookspecs.Executor."""
         child = await self._take()
         self._busy.add(child)
@@ -162,6 +159,10 @@ class LocalExecutor:
             if child.process.returncode is None:
                 return child
             await child.kill()  # it died while it stood by, which is no fault of this job
+        if self._warming is not None and not self._warming.done():
+            await asyncio.wait({self._warming})  # sooner ready than a second one beside it
+            if self._idle:
+                return await self._take()
         return await Child.spawn(self._options)
 
     async def _give_back(self, child: Child) -> None:
@@ -194,17 +195,48 @@ class LocalExecutor:
 
     async def _warm(self) -> None:
         while len(self._idle) < self._options.warm and len(self._idle) + len(self._busy) < self._options.slots:
-            child = await Child.spawn(self._options)
+            try:
+                child = await Child.spawn(self._options)
+            except ExecutorUnavailable:
+                break
             try:
                 await child.until_ready()
-            except WorkerDied:
+            except ExecutorUnavailable:
                 await child.kill()
-                await asyncio.sleep(5)  # a broken installation must not fork in a circle; a job will name the reason
-                continue
+                break
             except BaseException:
                 await child.kill()
                 raise
             self._idle.append(child)
+        else:
+            return
+        # A broken installation must not fork in a circle; a job that comes meanwhile tells the reason.
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._top_up)
+
+
+async def _start(options: ExecutorOptions) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "reflexd.engine.worker",
+        str(options.nice),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        limit=LINE_LIMIT,
+        env=_environment(options.threads),
+        start_new_session=True,
+    )
+
+
+def _end_of(status: int) -> str:
+    """Say how a process ended, from its return code."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"was ended by signal {-status}"
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -15,6 +15,7 @@ from reflexd.errors import JobFailure
 from reflexd.hookspecs import Example
 from reflexd.plugins import PluginManager
 from reflexd.registry import runs
+from reflexd.registry.files import sha256_file
 from reflexd.schemas.worker import Event, RunSpec, Terminal
 
 
@@ -41,9 +42,9 @@ class Stages:
                 )
             run_dir = Path(spec.run_dir)
             mark = runs.read_prepared(run_dir)
+            if mark is None or mark.sha256 != sha256_file(run_dir / runs.ROWS):
+                raise JobFailure("rows_missing", "The job's prepared rows are not what was prepared any more")
             rows = runs.read_rows(run_dir, Example)
-            if mark is None or len(rows) != mark.rows:
-                raise JobFailure("rows_missing", "The job's prepared rows are gone from its run directory")
             return trainer.train(spec, rows, mark.labels, self._load_encoder(spec.backbone), self._emit)
         finally:
             gc.collect()

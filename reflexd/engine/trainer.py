@@ -39,11 +39,15 @@ Emit = Callable[[Message | Metrics], None]
 def train(spec: RunSpec, rows: Sequence[Example], labels: list[str], encoder: Encoder, emit: Emit) -> Trained:
     """Train, score and publish a classifier; return what the daemon records."""
     used = distinct(rows)
-    if len(used) < len(rows):
-        emit(Message(f"{len(rows) - len(used)} repeated rows count once", "warn"))
     number_of = {label: number for number, label in enumerate(labels)}
     classes = np.array([number_of[row.label] for row in used], dtype=np.int64)
     vectors, tokens, windowed = encoder.embed_all([row.text for row in used], spec.threads, _progress(len(used), emit))
+    vectors, classes = _one_of_each(vectors, classes)
+    if len(classes) < len(rows):
+        emit(Message(f"{len(rows) - len(classes)} rows repeat another one and count once", "warn"))
+    unscored = [label for label, count in zip(labels, np.bincount(classes), strict=True) if count < 2]
+    if unscored:
+        emit(Message(f"Not scored, for want of a second different row: {', '.join(unscored[:5])}", "warn"))
     if windowed:
         limit = encoder.description.max_tokens
         emit(Message(f"{windowed} rows are longer than {limit} tokens and were read in several windows", "warn"))
@@ -84,6 +88,18 @@ def train(spec: RunSpec, rows: Sequence[Example], labels: list[str], encoder: En
         precision=backbone.precision,
         result=result,
     )
+
+
+def _one_of_each(vectors: Matrix, classes: Classes) -> tuple[Matrix, Classes]:
+    """Drop rows whose vector and class stand before: texts that differ in case or blanks alone are one to the encoder.
+
+    Left in, they would stand on both sides of a held-out split and make its score a lie.
+    """
+    first: dict[tuple[bytes, int], int] = {}
+    for position, (vector, number) in enumerate(zip(vectors, classes, strict=True)):
+        first.setdefault((vector.tobytes(), int(number)), position)
+    kept = np.fromiter(first.values(), dtype=np.int64)
+    return vectors[kept], classes[kept]
 
 
 def fit_head(vectors: Matrix, classes: Classes, labels: int, emit: Emit | None = None) -> Head:

@@ -16,13 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from reflexd.registry.files import (
-    TEMPORARY,
-    publish_directory,
-    remove_directory,
-    sha256_file,
-    write_durably,
-)
+from reflexd.registry.files import TEMPORARY, new_directory, remove_directory, sha256_file, write_durably
 
 FORMAT = 1
 HEAD = "head.safetensors"
@@ -79,14 +73,10 @@ class DamagedArtifact(Exception):
 
 def publish(models_dir: Path, model_id: str, head: Head, manifest: Manifest) -> None:
     """Write a model's folder under a temporary name, fsync it and rename it into place."""
-    temporary = models_dir / f"{TEMPORARY}{model_id}"
-    remove_directory(temporary)
-    temporary.mkdir(mode=0o700)
-    tensors = save_tensors({"weight": head.weight, "bias": head.bias})
-    write_durably(temporary / HEAD, tensors)
-    manifest.files = {HEAD: sha256_file(temporary / HEAD)}
-    write_durably(temporary / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-    publish_directory(temporary, models_dir / model_id)
+    with new_directory(models_dir / model_id) as temporary:
+        write_durably(temporary / HEAD, save_tensors({"weight": head.weight, "bias": head.bias}))
+        manifest.files = {HEAD: sha256_file(temporary / HEAD)}
+        write_durably(temporary / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
 
 def load(models_dir: Path, model_id: str) -> tuple[Head, Manifest]:

@@ -8,13 +8,17 @@ from __future__ import annotations
 import fcntl
 import getpass
 import os
+import time
 from pathlib import Path
 
 import platformdirs
 
 from reflexd.errors import AlreadyRunning, StartupError
+from reflexd.registry.files import fsync_directory
 
 LOCK = "lock"
+HARMLESS = {"lost+found"}
+"""What may stand in a folder that is otherwise empty: a file system of its own has it."""
 
 
 def default_data_dir() -> Path:
@@ -38,15 +42,16 @@ class DataDirectory:
         self.initial_key = self.root / "initial-api-key"
         self._lock: int | None = None
 
-    def claim(self) -> None:
+    def claim(self, patience_seconds: float = 0.0) -> None:
         """Create what is missing (0700), prove that it can be written, and take the lock.
 
-        Raises StartupError naming the path and the user, AlreadyRunning where another process holds it.
+        Raises StartupError naming the path and the user, AlreadyRunning where another process still holds it after
+        `patience_seconds`.
         """
         try:
             self._create()
             self._lock = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._wait_for_lock(self._lock, time.monotonic() + patience_seconds)
             self._make_folders()
         except BlockingIOError:
             self.release()
@@ -63,8 +68,20 @@ class DataDirectory:
             os.close(self._lock)
             self._lock = None
 
+    @staticmethod
+    def _wait_for_lock(lock: int, deadline: float) -> None:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.05)
+
     def _create(self) -> None:
-        if self.root.is_dir() and not (self.root / LOCK).exists() and any(self.root.iterdir()):
+        foreign = self.root.is_dir() and not (self.root / LOCK).exists()
+        if foreign and any(entry.name not in HARMLESS for entry in self.root.iterdir()):
             raise StartupError(f"{self.root} is not empty and is no data directory of reflexd: name another one")
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.root.stat().st_mode & 0o077:
@@ -73,6 +90,7 @@ class DataDirectory:
     def _make_folders(self) -> None:
         for folder in (self.models, self.runs):
             folder.mkdir(mode=0o700, exist_ok=True)
+        fsync_directory(self.root)
         probe = self.root / ".write-probe"
         probe.write_bytes(b"")
         probe.unlink()

@@ -7,6 +7,8 @@ import hashlib
 import os
 import secrets
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 TEMPORARY = ".tmp-"
@@ -29,10 +31,22 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def publish_directory(temporary: Path, final: Path) -> None:
-    """Make a finished temporary folder appear under its final name in one step."""
-    fsync_directory(temporary)
-    temporary.rename(final)
+@contextlib.contextmanager
+def new_directory(final: Path) -> Iterator[Path]:
+    """Yield a temporary folder that appears as `final` in one step when the block ends; one that fails leaves nothing.
+
+    Raises OSError where `final` exists already and is not empty.
+    """
+    temporary = final.with_name(TEMPORARY + final.name)
+    remove_directory(temporary)
+    temporary.mkdir(mode=0o700, parents=True)
+    try:
+        yield temporary
+        fsync_directory(temporary)
+        temporary.rename(final)
+    except Exception:
+        remove_directory(temporary)
+        raise
     fsync_directory(final.parent)
 
 
@@ -56,12 +70,28 @@ def remove_directory(path: Path) -> None:
             trash.unlink()
 
 
-def sweep(folder: Path, keep: set[str]) -> list[str]:
-    """Remove every entry of `folder` but those named in `keep`; return the names removed."""
-    gone = [entry.name for entry in folder.iterdir() if entry.name not in keep]
-    for name in gone:
-        remove_directory(folder / name)
-    return gone
+def sweep(folder: Path, keep: set[str], aside: Path) -> list[str]:
+    """Remove what is half made in `folder`, and move whole entries that `keep` does not name to `aside`.
+
+    Returns the names that were moved. What a crash left is no loss; but where the database is the older one of the two
+    (a backup was restored), what it does not know is somebody's model.
+    """
+    moved = []
+    for entry in list(folder.iterdir()):
+        if entry.name.startswith(TEMPORARY):
+            remove_directory(entry)
+        elif entry.name not in keep:
+            aside.mkdir(mode=0o700, exist_ok=True)
+            entry.rename(aside / f"{entry.name}-{secrets.token_hex(4)}")
+            moved.append(entry.name)
+    return moved
+
+
+def purge(folder: Path, days: float) -> None:
+    """Remove every entry of `folder` that was put there longer than so many days ago."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if time.time() - entry.lstat().st_ctime > days * 86_400:
+            remove_directory(entry)
 
 
 def sha256_file(path: Path) -> str:

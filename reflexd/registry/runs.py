@@ -16,7 +16,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 from msgspec import Struct, field
 
-from reflexd.registry.files import TEMPORARY, publish_directory, remove_directory, replace_file, write_durably
+from reflexd.registry.files import new_directory, remove_directory, replace_file, write_durably
 
 INPUT = "input.json"
 ROWS = "rows.jsonl"
@@ -46,10 +46,8 @@ class PreparedRows(Struct, kw_only=True):
 
 def create(runs_dir: Path, job_id: str, given: RunInput) -> None:
     """Write a new run directory, whole and durable."""
-    temporary = runs_dir / f"{TEMPORARY}{job_id}"
-    temporary.mkdir(mode=0o700)
-    write_durably(temporary / INPUT, msgspec.json.encode(given))
-    publish_directory(temporary, runs_dir / job_id)
+    with new_directory(runs_dir / job_id) as temporary:
+        write_durably(temporary / INPUT, msgspec.json.encode(given))
 
 
 def discard(runs_dir: Path, job_id: str) -> None:

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from msgspec import Struct
 
-from reflexd.errors import StorageFull, WorkerDied
+from reflexd.errors import ExecutorUnavailable, StorageFull, WorkerDied
 from reflexd.hookspecs import Executor
 from reflexd.registry import artifacts, runs
-from reflexd.schemas.worker import Event, Failed, Message, Metrics, Prepared, RunSpec, Stage, Trained
+from reflexd.schemas.worker import Failed, Message, Metrics, Prepared, RunSpec, Stage, Trained
 from reflexd.store.identifiers import new_directory_id
 from reflexd.store.jobs import Job
 from reflexd.store.signals import QUEUED, job_topic
 from reflexd.store.store import Store
 
 RETRY_SECONDS = 5.0
+FIRST_PAUSE_SECONDS = 2.0
+LAST_PAUSE_SECONDS = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -45,21 +47,26 @@ class DispatchOptions(Struct, frozen=True, kw_only=True):
 class Dispatcher:
     """Keeps up to `slots` jobs running until it is stopped."""
 
-    def __init__(self, store: Store, executor: Executor, options: DispatchOptions) -> None:
+    def __init__(
+        self,
+        store: Store,
+        executor: Executor,
+        options: DispatchOptions,
+        on_trouble: Callable[[str | None], None] = lambda _: None,
+    ) -> None:
+        """`on_trouble` is told why no run can be started at present, and None once one can be again."""
         self._store = store
         self._executor = executor
         self._options = options
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._claiming = True
+        self._pause = 0.0
+        self._paused_until = 0.0
+        self._on_trouble = on_trouble
 
     def stop_claiming(self) -> None:
         """Start no further job; running ones go on."""
         self._claiming = False
-
-    @property
-    def running(self) -> int:
-        """How many jobs run now."""
-        return len(self._tasks)
 
     async def run(self) -> None:
         """Claim and run jobs until cancelled; running jobs are then put back in the queue."""
@@ -73,22 +80,24 @@ class Dispatcher:
                         log.exception("claiming a job failed")
                     await wake.wait()
             finally:
-                for task in self._tasks.values():
+                for task in self._tasks:
                     task.cancel()
-                await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+                await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _fill_slots(self) -> None:
         while self._claiming and len(self._tasks) < self._options.slots:
+            if asyncio.get_running_loop().time() < self._paused_until:
+                return
             job = await self._store.jobs.claim(self._options.running_per_key)
             if job is None:
                 return
             log.info("job running", job_id=job.id, stage=job.stage)
             task = asyncio.create_task(self._supervise(job))
-            self._tasks[job.id] = task
+            self._tasks.add(task)
             task.add_done_callback(partial(self._freed, job.id))
 
     def _freed(self, job_id: str, task: asyncio.Task[None]) -> None:
-        del self._tasks[job_id]
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.critical("supervising a job failed", job_id=job_id, exc_info=error)
         self._store.signals.wake(QUEUED)
@@ -140,6 +149,10 @@ class Dispatcher:
             current: Job | None = job
             while current is not None and current.status == "running":
                 current = await self._stage(current)
+        except ExecutorUnavailable as trouble:
+            self._wait_for_executor(str(trouble))
+            said = "Training processes cannot be started at present; the job is queued again"
+            await self._store.jobs.requeue(job, said, died=False)
         except WorkerDied as death:
             await self._died(job, str(death))
         except StorageFull:
@@ -153,10 +166,12 @@ class Dispatcher:
         model_id = new_directory_id()
         spec = self._spec(job, model_id)
         try:
-            # A generator's type, so that leaving early closes it, which ends the process.
-            events = cast("AsyncGenerator[Event, None]", self._executor.run(spec))
-            async with contextlib.aclosing(events):
+            # Leaving early closes the generator, which ends the process.
+            async with contextlib.aclosing(self._executor.run(spec)) as events:
                 async for event in events:
+                    if self._pause:  # a run that says something shows that runs can be started
+                        self._pause = 0.0
+                        self._on_trouble(None)
                     match event:
                         case Message():
                             await self._store.jobs.add_event(job.id, event.message, event.level, data=event.data)
@@ -200,6 +215,15 @@ class Dispatcher:
         else:
             said = f"The training process {why}, {attempts} times; the machine may be short of memory"
             await self._store.jobs.fail(job.id, "worker_died", said)
+
+    def _wait_for_executor(self, why: str) -> None:
+        """Claim nothing for a while, longer each time in a row: the queue must not be burnt by a broken machine."""
+        self._pause = min(max(self._pause * 2, FIRST_PAUSE_SECONDS), LAST_PAUSE_SECONDS)
+        loop = asyncio.get_running_loop()
+        self._paused_until = loop.time() + self._pause
+        loop.call_later(self._pause + 0.01, self._store.signals.wake, QUEUED)
+        log.error("no training process", why=why, next_try_seconds=self._pause)
+        self._on_trouble(why)
 
     def _spec(self, job: Job, model_id: str) -> RunSpec:
         options = self._options

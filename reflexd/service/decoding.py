@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -10,6 +11,11 @@ import msgspec
 from reflexd.errors import InvalidJSON, InvalidRequest
 
 T = TypeVar("T")
+
+LOCATED_BYTES = 1_000_000
+"""A larger body is refused without saying which string of it is wrong: finding out would hold up everybody."""
+ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def decode(body: bytes, kind: type[T]) -> T:
@@ -44,7 +50,7 @@ def field_error(error: msgspec.ValidationError, prefix: str = "") -> InvalidRequ
 
 def _lone_surrogate(body: bytes) -> str | None:
     r"""Return the path of the first string with a lone \ud800 escape in it; None where that is not what is wrong."""
-    if rb"\ud" not in body.lower():
+    if len(body) > LOCATED_BYTES or not ESCAPED_SURROGATE.search(body):
         return None
     try:
         value = json.loads(body)  # unlike msgspec it lets them through, so that the field can be named
@@ -53,7 +59,7 @@ def _lone_surrogate(body: bytes) -> str | None:
     pending: list[tuple[str, Any]] = [("", value)]
     while pending:
         path, value = pending.pop()
-        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        if isinstance(value, str) and SURROGATE.search(value):
             return path.lstrip(".")
         if isinstance(value, list):
             pending.extend((f"{path}[{number}]", item) for number, item in reversed(list(enumerate(value))))

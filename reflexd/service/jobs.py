@@ -21,12 +21,13 @@ from reflexd.errors import (
     JobNotFound,
     NotSupportedYet,
     RateLimited,
+    StartupError,
     StorageFull,
     UnknownBaseModel,
 )
-from reflexd.hookspecs import DataSource, Example, InvalidInput
+from reflexd.hookspecs import DataSource, InvalidInput, payload_type
 from reflexd.registry import artifacts, runs
-from reflexd.schemas.openai import COLD_START
+from reflexd.schemas.openai import COLD_START, Method
 from reflexd.service.decoding import convert, decode
 from reflexd.service.names import check_suffix
 from reflexd.store.identifiers import new_id
@@ -35,7 +36,7 @@ from reflexd.store.keys import Key
 from reflexd.store.store import Store
 
 CHECKED_IN_THREAD_BYTES = 100_000
-LATER = ("generate", "label_data", "base_model", "webhook_url", "validation_file")
+LATER = ("generate", "label_data", "base_model", "webhook_url", "validation_file", "integrations")
 """Fields of the contract that this version refuses rather than ignores."""
 
 Metadata = Annotated[
@@ -49,13 +50,11 @@ class CreateFields(Struct, kw_only=True):
     model: str | None = None
     suffix: str | None = None
     labels: list[str] | None = None
-    training_file: str | None = None
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     metadata: Metadata | None = None
     auto_train: bool = True
-    method: dict[str, Any] | None = None
+    method: Method | None = None
     hyperparameters: dict[str, Any] | None = None
-    integrations: list[Any] | None = None
 
 
 class JobLimits(Struct, frozen=True, kw_only=True):
@@ -77,7 +76,16 @@ class JobService:
         models_dir: Path,
         forget: Callable[[Sequence[str]], None],
     ) -> None:
-        """`forget` is told the directories of deleted models, so that memory lets go of them."""
+        """`forget` is told the directories of deleted models, so that memory lets go of them.
+
+        Raises StartupError for a source that would take the name of one of the request's own fields.
+        """
+        taken = {*CreateFields.__struct_fields__, *LATER, "training_file"} - {"generate", "label_data"}
+        for name in sources:
+            if name in taken:
+                raise StartupError(
+                    f"a plugin registers the data source {name!r}, which is a field of the request already"
+                )
         self._store = store
         self._sources = sources
         self._limits = limits
@@ -88,15 +96,15 @@ class JobService:
     async def create(self, key: Key, body: bytes) -> Job:
         """Admit a job: check all that can be checked now, then store its input, then its row; a 400 names the field."""
         if len(body) > CHECKED_IN_THREAD_BYTES:
-            job, given = await asyncio.to_thread(self._admit, key, body)
+            job, given, notes = await asyncio.to_thread(self._admit, key, body)
         else:
-            job, given = self._admit(key, body)
+            job, given, notes = self._admit(key, body)
         try:
             await asyncio.to_thread(runs.create, self._runs_dir, job.id, given)
         except OSError as error:
             raise StorageFull from error
         try:
-            stored = await self._store.jobs.insert(job, self._limits.queued_per_key)
+            stored = await self._store.jobs.insert(job, self._limits.queued_per_key, notes)
         except BaseException:
             await self._discard_unless_stored(job.id)
             raise
@@ -110,13 +118,13 @@ class JobService:
             if await self._store.jobs.get(job_id) is None:
                 await asyncio.to_thread(runs.discard, self._runs_dir, job_id)
 
-    def _admit(self, key: Key, body: bytes) -> tuple[Job, runs.RunInput]:
+    def _admit(self, key: Key, body: bytes) -> tuple[Job, runs.RunInput, list[str]]:
         raw = decode(body, dict[str, msgspec.Raw])
         fixed = {name: decode_field(name, raw[name]) for name in CreateFields.__struct_fields__ if name in raw}
         fields: CreateFields = convert(fixed, CreateFields)
         source = self._choose_source(raw)
         for name in LATER:
-            if name in raw and bytes(raw[name]).strip() != b"null":
+            if name in raw and name not in self._sources and bytes(raw[name]).strip() not in (b"null", b"[]"):
                 raise NotSupportedYet(f"{name} is not supported by this version of reflexd yet", param=name)
         if not fields.auto_train:
             raise NotSupportedYet(
@@ -139,13 +147,14 @@ class JobService:
             labels=labels,
             seed=fields.seed if fields.seed is not None else secrets.randbelow(2**31),
             metadata=fields.metadata,
-            training_file=fields.training_file or f"file-inline-{job_id}",
+            training_file=f"file-inline-{job_id}",  # one that was sent beside an inline input is ignored
             trained_examples=examples,
             created_at=int(time.time()),
         )
         limits = msgspec.to_builtins(self._limits.content)
         given = runs.RunInput(source=source.name, payload=raw[source.name], labels=given_labels, limits=limits)
-        return job, given
+        notes = ["hyperparameters were ignored: training is fully managed"] if fields.hyperparameters else []
+        return job, given, notes
 
     def _choose_source(self, raw: Mapping[str, msgspec.Raw]) -> DataSource:
         named = [name for name in self._sources if name in raw and bytes(raw[name]).strip() != b"null"]
@@ -167,10 +176,8 @@ class JobService:
         except BadRow as error:
             raise InvalidRequest(error.message, param="labels" + error.param) from error
         try:
-            rows = source.check(decode_field(source.name, payload), labels)
-            if rows is None:
-                return labels, 0
-            return check_rows([Example(r.text, r.label) for r in rows], labels, limits), len(rows)
+            rows = source.check(decode_field(source.name, payload, payload_type(source)), labels)
+            return (labels, 0) if rows is None else (check_rows(rows, labels, limits), len(rows))
         except (BadRow, InvalidInput) as error:
             raise InvalidRequest(error.message, param=source.name + error.param) from error
 
@@ -212,7 +219,7 @@ class JobService:
         return cancelled
 
     async def delete(self, key: Key, job_id: str) -> None:
-        """Delete a job with its events, its files and its model version; a running one is ended first."""
+        """Delete a job with its events, files and model version; the dispatcher ends a running one's process."""
         job = await self.get(key, job_id)
         gone = await self._store.jobs.delete(job.id)
         self._forget(gone)
@@ -221,12 +228,14 @@ class JobService:
             await asyncio.to_thread(artifacts.discard, self._models_dir, model_id)
 
 
-def decode_field(name: str, raw: msgspec.Raw) -> Any:
-    """Decode one field's JSON, which the whole body's decoding has found well-formed."""
+def decode_field(name: str, raw: msgspec.Raw, kind: Any = object) -> Any:
+    """Decode one field's JSON; what is wrong in it is told with the field's name before the path."""
     try:
-        return decode(bytes(raw), object)
+        return decode(bytes(raw), kind)
     except InvalidRequest as error:
-        raise type(error)(error.message, param=name) from error
+        inside = error.param or ""
+        dot = "." if inside and not inside.startswith("[") else ""
+        raise type(error)(error.message, param=name + dot + inside) from error
 
 
 def event_prefix(job_id: str) -> str:

@@ -12,6 +12,7 @@ from msgspec import UNSET, Struct
 from reflexd.engine.dataset import text_problem
 from reflexd.engine.predictor import Predictor, Scores
 from reflexd.errors import (
+    BodyTooLarge,
     ContextLengthExceeded,
     InvalidRequest,
     ModelNotFound,
@@ -28,6 +29,8 @@ from reflexd.store.models import ModelVersion
 from reflexd.store.store import Store
 
 MAX_MODELS = 1_000
+BYTES_PER_CHAR = 12
+"""A character outside the basic plane can be written as two escapes of six bytes."""
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +56,8 @@ class PredictionService:
 
     async def predict(self, key: Key, body: bytes) -> Prediction | Predictions:
         """Classify one text with one model or with several; raises the contract's errors."""
+        if len(body) > BYTES_PER_CHAR * self._limits.text_chars + MAX_MODELS * 1_000:
+            raise BodyTooLarge(f"The text can have {self._limits.text_chars} characters at most", param="text")
         request = decode(body, PredictRequest)
         if (request.model is UNSET) == (request.models is UNSET):
             raise InvalidRequest("Give either model or models", param="model")
@@ -71,8 +76,11 @@ class PredictionService:
             try:
                 scores, milliseconds = await predictor.classify(request.text, [v.id for v in versions])
             except DamagedArtifact as error:
+                if any(version.id not in self._store.models for version in versions):
+                    raise ModelNotFound(param="model") from error  # it was deleted while this request waited
                 log.error("model unusable", models=[v.id for v in versions], why=str(error))
                 raise ModelUnusable from error
+        self.forget([version.id for version in versions if version.id not in self._store.models])
         answers = [_answer(*pair, milliseconds) for pair in zip(versions, scores, strict=True)]
         if request.models is UNSET:
             return answers[0]

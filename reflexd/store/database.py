@@ -10,13 +10,14 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiosqlite
 
-from reflexd.errors import StartupError, StorageFull
+from reflexd.errors import CannotStartNow, StartupError, StorageFull
 
 T = TypeVar("T")
 KEPT_BACKUPS = 5
@@ -61,27 +62,29 @@ class Database:
 
     @classmethod
     async def open(cls, path: Path, backups: Path) -> Database:
-        """Open, migrate and return; raise StartupError for a database that is newer than this program or not one."""
-        try:
-            writer = await aiosqlite.connect(path, isolation_level=None)
-        except sqlite3.Error as error:
-            raise StartupError(f"cannot open the database {path}: {error}") from error
-        try:
-            writer.row_factory = sqlite3.Row
-            await writer.executescript(
-                "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA busy_timeout=5000;"
-            )
-            await _migrate(writer, backups)
-            path.chmod(0o600)
-            reader = await aiosqlite.connect(path, isolation_level=None)
-        except sqlite3.Error as error:
-            await writer.close()
-            raise StartupError(f"cannot use the database {path}: {error}") from error
-        except BaseException:
-            await writer.close()
-            raise
-        reader.row_factory = sqlite3.Row
-        await reader.executescript("PRAGMA query_only=ON; PRAGMA wal_autocheckpoint=0; PRAGMA busy_timeout=5000;")
+        """Open, migrate and return.
+
+        Raises StartupError for a database that is newer than this program or not one, CannotStartNow (exit 1, not 78)
+        when the disk refuses.
+        """
+        async with AsyncExitStack() as opened:
+            try:
+                writer = await opened.enter_async_context(aiosqlite.connect(path, isolation_level=None))
+                writer.row_factory = sqlite3.Row
+                await writer.executescript(
+                    "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA busy_timeout=5000"
+                )
+                await _migrate(writer, backups)
+                path.chmod(0o600)
+                reader = await opened.enter_async_context(aiosqlite.connect(path, isolation_level=None))
+                reader.row_factory = sqlite3.Row
+                await reader.executescript(
+                    "PRAGMA query_only=ON; PRAGMA wal_autocheckpoint=0; PRAGMA busy_timeout=5000;"
+                )
+            except sqlite3.Error as error:
+                kind = CannotStartNow if _refused(error) and path.exists() else StartupError
+                raise kind(f"cannot use the database {path}: {error}") from error
+            opened.pop_all()  # all went well: from here on close() ends them
         return cls(writer, reader)
 
     async def write(
@@ -104,7 +107,7 @@ class Database:
             except BaseException as error:
                 if self._writer.in_transaction:
                     await self._writer.execute("ROLLBACK")
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF in REFUSED:
+                if _refused(error):
                     raise StorageFull from error
                 raise
             if committed is not None:
@@ -112,8 +115,13 @@ class Database:
             return result
 
     async def rows(self, sql: str, params: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """Read through the query-only connection."""
-        return list(await self._reader.execute_fetchall(sql, params))
+        """Read through the query-only connection; raises StorageFull when the disk refuses."""
+        try:
+            return list(await self._reader.execute_fetchall(sql, params))
+        except sqlite3.Error as error:
+            if _refused(error) and error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+                raise StorageFull from error
+            raise
 
     async def row(self, sql: str, params: Sequence[Any] = ()) -> sqlite3.Row | None:
         """Read the first row through the query-only connection."""
@@ -127,6 +135,10 @@ class Database:
                 self._closed = True
                 await self._reader.close()
                 await self._writer.close()
+
+
+def _refused(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in REFUSED
 
 
 def migrations() -> list[tuple[int, str]]:

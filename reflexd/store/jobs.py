@@ -85,8 +85,11 @@ class JobStore:
         self._models = models
         self._signals = signals
 
-    async def insert(self, job: Job, queued_limit: int) -> Job | None:
-        """Insert a queued job with its first event; None when its key already has `queued_limit` jobs waiting."""
+    async def insert(self, job: Job, queued_limit: int, notes: Sequence[str] = ()) -> Job | None:
+        """Insert a queued job with its first event; None when its key already has `queued_limit` jobs waiting.
+
+        Each of `notes` becomes a warning event.
+        """
 
         async def work(tx: Transaction) -> Job | None:
             waiting = await tx.row("SELECT COUNT(*) FROM jobs WHERE status = 'queued' AND key_id = ?", (job.key_id,))
@@ -99,6 +102,8 @@ class JobStore:
             sql = f"INSERT INTO jobs ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) RETURNING *"  # noqa: S608
             row = await tx.row(sql, tuple(columns.values()))
             await _append(tx, job.id, "Job queued")
+            for note in notes:
+                await _append(tx, job.id, note, "warn")
             return _job(row)
 
         return await self._database.write(work, lambda _: self._signals.wake(QUEUED))
@@ -192,7 +197,8 @@ class JobStore:
                 mode=mode,
                 backbone=backbone,
                 precision=precision,
-                result=result,
+                # Every version's row stays in memory: the scores of a thousand labels stay with the job.
+                result={name: value for name, value in result.items() if name != "per_label"},
             )
             await _append(tx, job.id, f"Job succeeded: {version.name} version {version.version} is served")
             return version

@@ -78,3 +78,17 @@ def test_a_wrong_variable_is_told_with_its_name(name: str, value: str, said: str
 def test_a_named_file_must_exist() -> None:
     with pytest.raises(StartupError, match="there is no file"):
         load_config(env={"REFLEXD_CONFIG": "/proc/no-such-file"})
+
+
+def test_both_a_value_and_its_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "host").write_text("::1")
+    with pytest.raises(StartupError, match="both"):
+        load_config(env={"REFLEXD_HTTP__HOST": "::1", "REFLEXD_HTTP__HOST_FILE": str(tmp_path / "host")})
+
+
+def test_a_user_without_a_home_has_no_file_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert load_config(env={})[0].http.port == Config().http.port

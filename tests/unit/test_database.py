@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,14 @@ async def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
         await open_and_close(tmp_path)
 
 
-async def test_a_failed_or_abandoned_transaction_leaves_nothing(tmp_path: Path) -> None:
-    opened = await Database.open(tmp_path / "r.db", tmp_path / "backups")
+@pytest.fixture
+async def opened(tmp_path: Path) -> AsyncIterator[Database]:
+    made = await Database.open(tmp_path / "r.db", tmp_path / "backups")
+    yield made
+    await made.close()  # or aiosqlite's threads would keep the process alive
+
+
+async def test_a_failed_or_abandoned_transaction_leaves_nothing(opened: Database) -> None:
     insert = "INSERT INTO tenants (id, name, created_at) VALUES (?, ?, 0)"
     started, go_on = asyncio.Event(), asyncio.Event()
     told = []
@@ -98,12 +105,9 @@ async def test_a_failed_or_abandoned_transaction_leaves_nothing(tmp_path: Path) 
     assert told == ["b"]
     with pytest.raises(sqlite3.OperationalError):
         await opened.rows("INSERT INTO tenants (id, name, created_at) VALUES ('c', 'c', 0)")
-    await opened.close()
 
 
-async def test_a_refusing_disk_is_told_apart_from_our_own_mistakes(tmp_path: Path) -> None:
-    opened = await Database.open(tmp_path / "r.db", tmp_path / "backups")
-
+async def test_a_refusing_disk_is_told_apart_from_our_own_mistakes(opened: Database) -> None:
     async def too_much(tx: Transaction) -> None:
         await tx.run("INSERT INTO tenants (id, name, created_at) VALUES (?, 'x', 0)", ("x" * 3_000_000,))
 
@@ -117,7 +121,6 @@ async def test_a_refusing_disk_is_told_apart_from_our_own_mistakes(tmp_path: Pat
         await opened.write(too_much)
     await opened._writer.execute("PRAGMA max_page_count=100000")
     await opened.write(too_much)
-    await opened.close()
 
 
 def test_statements_are_split_where_they_end() -> None:

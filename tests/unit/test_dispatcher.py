@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from reflexd.errors import StorageFull, WorkerDied
+from reflexd.errors import ExecutorUnavailable, StorageFull, WorkerDied
 from reflexd.registry import runs
 from reflexd.scheduler import dispatcher as module
 from reflexd.scheduler.dispatcher import Dispatcher, DispatchOptions
@@ -61,7 +61,7 @@ class ScriptedExecutor:
 
     async def stop(self) -> None: ...
 
-    async def run(self, spec: RunSpec) -> AsyncIterator[Event]:
+    async def run(self, spec: RunSpec) -> AsyncGenerator[Event, None]:
         self.open += 1
         try:
             for step in self.scripts.pop(0):
@@ -80,7 +80,11 @@ class ScriptedExecutor:
 
 @asynccontextmanager
 async def dispatching(
-    store: Store, folder: Path, executor: ScriptedExecutor, slots: int = 2
+    store: Store,
+    folder: Path,
+    executor: ScriptedExecutor,
+    slots: int = 2,
+    on_trouble: Callable[[str | None], None] = lambda _: None,
 ) -> AsyncIterator[Dispatcher]:
     for name in ("runs", "models"):
         (folder / name).mkdir(exist_ok=True)
@@ -89,7 +93,7 @@ async def dispatching(
         runs_dir=folder / "runs", models_dir=folder / "models",
         backbone_dir=folder, plugins_allow=[],
     )  # fmt: skip
-    made = Dispatcher(store, executor, options)
+    made = Dispatcher(store, executor, options, on_trouble)
     task = asyncio.create_task(made.run())
     try:
         yield made
@@ -119,7 +123,7 @@ async def until(store: Store, job: Job, *statuses: str | None) -> Job | None:
 
 async def settled(dispatcher: Dispatcher) -> None:
     async with asyncio.timeout(20):
-        while dispatcher.running:
+        while dispatcher._tasks:
             await asyncio.sleep(0.005)
 
 
@@ -278,7 +282,21 @@ async def test_slots_bound_what_runs(store: Store, tmp_path: Path) -> None:
         for _ in range(20):
             await asyncio.sleep(0.002)
             assert executor.open <= 2
-        assert made.running == 2
+        assert len(made._tasks) == 2
         gate.set()
         for job in jobs:
             await until(store, job, "failed")
+
+
+async def test_a_broken_machine_burns_no_job(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.05)
+    jobs = [await new_job(store, tmp_path) for _ in range(3)]
+    broken: list[Step] = [ExecutorUnavailable("no more processes")]
+    executor = ScriptedExecutor(*([broken] * 6), *([[PREPARED], trained()] * 3))
+    told: list[str | None] = []
+    async with dispatching(store, tmp_path, executor, slots=1, on_trouble=told.append):
+        for job in jobs:
+            done = await until(store, job, "succeeded", "failed")
+            assert done is not None
+            assert (done.status, done.attempts) == ("succeeded", 0)
+    assert told == ["no more processes"] * 6 + [None]

@@ -61,6 +61,7 @@ def test_the_allow_list_restricts_and_must_be_installed() -> None:
     [
         ("import no_such_module_at_all", "cannot be imported: No module named 'no_such_module_at_all'"),
         ("1/0", "ZeroDivisionError"),
+        ("import sys; sys.exit(3)", "SystemExit"),
         ("from reflexd import hookimpl\n@hookimpl\ndef register_data_source(register): ...", "register_data_source"),
         ("from reflexd import hookimpl\n@hookimpl\ndef register_data_sources(rgister): ...", "rgister"),
         (
@@ -118,3 +119,23 @@ def test_a_plugin_that_cannot_start_is_named(write, tmp_path: Path) -> None:  # 
     manager = PluginManager(found=[write("sulking_one", text)])
     with pytest.raises(StartupError, match="plugin sulking_one: startup failed: RuntimeError: no licence"):
         manager.startup(tmp_path)
+
+
+def test_a_plugin_that_cannot_stop_spoils_nothing(write) -> None:  # type: ignore[no-untyped-def]
+    text = "from reflexd import hookimpl\n@hookimpl\ndef shutdown(): raise RuntimeError('stuck')"
+    manager = PluginManager(found=[write("stuck_one", text)])
+    assert manager.shutdown() == ["plugin stuck_one: shutdown failed: RuntimeError: stuck"]
+
+
+def test_a_plugin_cannot_take_a_command(write) -> None:  # type: ignore[no-untyped-def]
+    text = """
+from reflexd import hookimpl
+@hookimpl
+def register_cli_commands(group):
+    @group.command()
+    def serve(): ...
+"""
+    manager = PluginManager(found=[write("greedy_one", text)])
+    group = click.Group(commands={"serve": click.Command("serve")})
+    with pytest.raises(StartupError, match="plugin greedy_one: there is a command 'serve' already"):
+        manager.add_cli_commands(group)

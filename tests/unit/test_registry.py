@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from reflexd.hookspecs import Example
-from reflexd.registry import artifacts, runs
+from reflexd.registry import artifacts, files, runs
 from reflexd.registry.artifacts import BackboneRef, Calibration, DamagedArtifact, Head, Manifest
-from reflexd.registry.files import remove_directory, replace_file, sweep
+from reflexd.registry.files import new_directory, purge, remove_directory, replace_file, sweep
 
 ROWS = [Example(f"text {n}", "ab"[n % 2]) for n in range(700)]
 
@@ -70,14 +71,32 @@ def test_a_crash_before_the_rename_leaves_only_what_is_swept(tmp_path: Path, mon
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(artifacts, "publish_directory", crash)
+    monkeypatch.setattr(files, "fsync_directory", crash)
+    (tmp_path / "models").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        publish(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == [".tmp-abc"]
-    (tmp_path / "stranger").write_text("a file is swept too")
-    (tmp_path / "kept").mkdir()
-    assert sorted(sweep(tmp_path, {"kept", "abc"})) == [".tmp-abc", "stranger"]
-    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+        publish(tmp_path / "models")
+    assert [p.name for p in (tmp_path / "models").iterdir()] == [".tmp-abc"]
+    (tmp_path / "models" / "stranger").write_text("not ours to delete")
+    (tmp_path / "models" / "kept").mkdir()
+    models, aside = tmp_path / "models", tmp_path / "aside"
+    assert sweep(models, {"kept", "abc"}, aside) == ["stranger"]
+    assert [p.name for p in models.iterdir()] == ["kept"]
+    assert [p.read_text() for p in aside.iterdir()] == ["not ours to delete"]
+    purge(aside, days=1)
+    assert list(aside.iterdir())
+    purge(aside, days=0)
+    assert not list(aside.iterdir())
+
+
+def test_what_fails_while_it_is_made_leaves_nothing(tmp_path: Path) -> None:
+    def fill() -> None:
+        with new_directory(tmp_path / "model") as temporary:
+            (temporary / "half").write_bytes(b"x")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rows_go_on_after_a_torn_line(tmp_path: Path) -> None:
