@@ -152,14 +152,41 @@ class Daemon:
         return " Its last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else " It said nothing."
 
 
+class Interrupted(BaseException):
+    """Somebody wants the demo to end; not KeyboardInterrupt, which Python may turn into a death by signal."""
+
+
+class Interrupts:
+    """Ctrl-C, SIGTERM and SIGHUP: each ends the demo in good order, but never half way through starting its daemon."""
+
+    def __init__(self) -> None:
+        self._allowed = self._pending = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._arrived)
+
+    def allow(self) -> None:
+        """Raise Interrupted at a signal from now on, and at once for one that has arrived."""
+        self._allowed = True
+        if self._pending:
+            raise Interrupted
+
+    def ignore(self) -> None:
+        """Let no signal interrupt any more."""
+        self._allowed = False
+
+    def _arrived(self, *_: object) -> None:
+        self._pending = True
+        if self._allowed:
+            raise Interrupted
+
+
 def run(keep: bool) -> None:
     """Show training and classifying in a temporary daemon; `keep` leaves its directory for a closer look."""
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # they end the demo as Ctrl-C does: nothing is left behind
+    interrupts = Interrupts()
     root = Path(tempfile.mkdtemp(prefix="reflexd-demo-"))
     try:
-        with _running(root) as daemon:
+        with _running(root, interrupts) as daemon:
             console.print(f"Starting a temporary daemon at {daemon.url}")
             try:
                 _show(daemon, console)
@@ -167,7 +194,7 @@ def run(keep: bool) -> None:
                 daemon.check()
                 raise click.ClickException(str(error)) from error
         _say_what_next(console, root if keep else None)
-    except KeyboardInterrupt:
+    except Interrupted:
         console.print("\nInterrupted; the daemon is stopped.")
         sys.exit(130)
     finally:
@@ -178,13 +205,13 @@ def run(keep: bool) -> None:
 
 
 @contextlib.contextmanager
-def _running(root: Path) -> Iterator[Daemon]:
+def _running(root: Path, interrupts: Interrupts) -> Iterator[Daemon]:
     daemon = Daemon(root)
     try:
+        interrupts.allow()
         yield daemon
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave a daemon behind
+        interrupts.ignore()  # an impatient second Ctrl-C must not leave a daemon behind
         daemon.stop()
 
 
@@ -242,7 +269,7 @@ def _say_what_next(console: Console, root: Path | None) -> None:
         use = f"{program} predict {NAME} {shlex.quote(QUESTION)}"
         after = "The kept daemon answers with the classifier that you have just seen."
     else:
-        serve, key = f"{program} serve", "rfx_...    # the key that `serve` prints at its first start"
+        serve, key = f"{program} serve", f"$({program} keys create me)"
         use = _first_job()
         after = f'Then:  {program} predict mood "What a lovely day"'
     console.print("\nThree commands to type next, the first one in a terminal of its own:\n")

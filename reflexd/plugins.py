@@ -24,7 +24,7 @@ class PluginManager:
     """The loaded plugins and all that they registered, by name."""
 
     def __init__(self, allow: Sequence[str] = (), found: Iterable[EntryPoint] | None = None) -> None:
-        """Load the entry points of the group "reflexd" in the order of their names; `allow` (if any) restricts them.
+        """Load the entry points of the group "reflexd", ours first, then by name; `allow` (if any) restricts them.
 
         Raises StartupError that names the plugin: for an import failure, a hook that does not exist, an argument that
         its hook does not have, or a name that two plugins register.
@@ -32,7 +32,7 @@ class PluginManager:
         self._manager = pluggy.PluginManager("reflexd")
         self._manager.add_hookspecs(hookspecs)
         self._distributions: dict[str, str] = {}
-        points = sorted(entry_points(group=GROUP) if found is None else found, key=lambda p: p.name)
+        points = sorted(entry_points(group=GROUP) if found is None else found, key=_load_order)
         missing = set(allow) - {p.name for p in points}
         if missing:
             raise StartupError(f"[plugins] allow names {', '.join(sorted(missing))}, which is not installed")
@@ -120,6 +120,11 @@ class PluginManager:
             hooks = sorted({caller.name for caller in self._manager.get_hookcallers(plugin) or []})
             rows.append({"name": name, "from": origin, "hooks": ", ".join(hooks)})
         return rows
+
+
+def _load_order(point: EntryPoint) -> tuple[bool, str]:
+    """Ours first, then by name: where two take one name, the stranger is told."""
+    return point.dist is None or point.dist.name != "reflexd", point.name
 
 
 def _sentence(error: BaseException) -> str:

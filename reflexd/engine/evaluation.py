@@ -72,15 +72,22 @@ def hold_out(vectors: Matrix, classes: Classes, labels: int, fit: Fit, seed: int
 
 
 def calibrate(held: HeldOut | None) -> Calibration:
-    """Return the temperature that makes held-out probabilities likeliest; 1 where there are too few rows to tell."""
+    """Return the temperature that makes held-out probabilities likeliest; 1 where there are too few rows to tell.
+
+    The truth is taken as 1 - 1/(n + 2) sure and not as 1 (the rule of succession): where all n held-out rows came out
+    right, the likeliest temperature would be 0, and every later confidence 1.
+    """
     if held is None or len(held.truth) < CALIBRATION_ROWS:
         return Calibration(method="none", temperature=1.0, rows=0 if held is None else len(held.truth))
-    rows = np.arange(len(held.truth))
+    rows, labels = np.arange(len(held.truth)), held.logits.shape[1]
+    doubt = 1 / (len(rows) + 2)
 
     def loss(log_temperature: float) -> float:
         scaled = held.logits.astype(np.float64) / np.exp(log_temperature)
         scaled -= scaled.max(axis=1, keepdims=True)
-        return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - scaled[rows, held.truth]))
+        true = scaled[rows, held.truth]
+        others = (scaled.sum(axis=1) - true) / (labels - 1)
+        return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - (1 - doubt) * true - doubt * others))
 
     found = minimize_scalar(loss, bounds=(np.log(0.02), np.log(20.0)), method="bounded")
     return Calibration(method="temperature", temperature=float(np.exp(found.x)), rows=len(rows))

@@ -147,6 +147,10 @@ def test_a_temperature_repairs_overconfidence() -> None:
     found = evaluation.calibrate(evaluation.HeldOut(logits, truth, "x"))
     confidence = 1 / (1 + np.exp(-12.0 / found.temperature))
     assert confidence == pytest.approx(0.8, abs=0.05)
+    faultless = np.zeros((60, 2), np.float32)
+    faultless[np.arange(60), truth[:60]] = 3.0
+    found = evaluation.calibrate(evaluation.HeldOut(faultless, truth[:60], "x"))
+    assert 1 / (1 + np.exp(-3.0 / found.temperature)) == pytest.approx(61 / 62, abs=0.002)
     few = evaluation.calibrate(evaluation.HeldOut(logits[:49], truth[:49], "x"))
     assert (few.method, few.temperature) == ("none", 1.0)
 

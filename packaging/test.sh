@@ -1,0 +1,41 @@
+#!/bin/sh
+# Installs reflexd with its development tools and runs everything that CI runs: `sh packaging/test.sh`. With --slow also
+# the tests that take minutes. Every check runs, whatever the ones before it said; the status tells whether all passed.
+set -eu
+me=test.sh
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+. "$root/packaging/venv.sh"
+
+marked='not slow'
+for argument in "$@"; do
+    case $argument in
+        --slow) marked='' ;;
+        *) fail "unknown argument $argument: there is only --slow" ;;
+    esac
+done
+
+make_venv
+install_editable
+cd "$root"
+PATH=$venv/bin:$PATH
+export PATH
+
+failed=''
+check() { # NAME COMMAND...
+    name=$1
+    shift
+    printf '\n== %s\n' "$name"
+    "$@" || failed="$failed $name"
+}
+
+check lint ruff check .
+check format ruff format --check .
+check types mypy
+check imports lint-imports
+check tests python -m pytest -m "$marked" --cov --cov-report= --durations=10
+check coverage coverage report --format=total
+
+if [ -n "$failed" ]; then
+    fail "failed:$failed"
+fi
+printf '\n%s: everything passed\n' "$me"

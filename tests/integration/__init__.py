@@ -1,0 +1,1 @@
+"""Shows what real processes do: the daemon, its training children and the command line."""

@@ -1,0 +1,1 @@
+"""Decides how what a newcomer installs is tested: the scripts, the demo, a stranger's plugin."""
