@@ -231,6 +231,12 @@ def processes(module: str) -> list[tuple[int, int]]:
     return found
 
 
+def kill_process(pid: int) -> None:
+    """End a process with SIGKILL and wait until its parent has taken note."""
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), f"the parent of {pid} knows that it is gone")
+
+
 def is_alive(pid: int) -> bool:
     """Say whether a process exists and is no zombie."""
     try:

@@ -27,7 +27,7 @@ from tests.rows import TICKETS, made_up
 
 MARK = "RFX_KILL_LOOP"
 WRITERS = 3
-LONGEST_PAUSE = 1.0
+LONGEST_PAUSE = 2.0
 DEADLINE = 600.0
 ENDED = ("succeeded", "failed", "cancelled")
 JOBS = "/v1/fine_tuning/jobs"
@@ -59,7 +59,7 @@ class Writer(threading.Thread):
                     self.stopped.wait(0.05)
 
     def create(self, http: httpx2.Client) -> None:
-        rows = made_up(150) if self.random.random() < 0.2 else TICKETS
+        rows = made_up(150) if self.random.random() < 0.1 else TICKETS
         body: dict[str, object] = {"training_data": rows}
         if self.random.random() < 0.5:
             body["suffix"] = f"shared-{self.random.randrange(4)}"

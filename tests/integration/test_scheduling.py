@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-from pathlib import Path
 
 import httpx2
 import openai
 import pytest
 
 from tests import jobs
-from tests.daemons import Daemon, is_alive, wait_for
+from tests.daemons import Daemon, kill_process, wait_for
 from tests.rows import TICKETS, endless, made_up
 
 
@@ -71,6 +68,12 @@ def the_child(daemon: Daemon, *but: int) -> int:
     return found[0]
 
 
+def reasons(daemon: Daemon) -> dict[str, str]:
+    """Return why the daemon is not ready."""
+    found: dict[str, str] = httpx2.get(f"{daemon.url}/readyz").json()["reasons"]
+    return found
+
+
 def progress(client: openai.OpenAI, job_id: str) -> int:
     """Return how often the job's process has told how far it is."""
     return sum(message.startswith("Read ") for message in jobs.messages(client, job_id))
@@ -80,9 +83,7 @@ def test_a_job_survives_the_death_of_its_process(cold: Daemon) -> None:
     with cold.openai() as client:
         job = jobs.create(client, made_up(400), "died-once")
         jobs.wait_until_training(client, job.id)
-        child = the_child(cold)
-        os.kill(child, signal.SIGKILL)
-        wait_for(lambda: not is_alive(child), "it is gone")
+        kill_process(the_child(cold))
         done = jobs.wait_for_status(client, job.id, "succeeded")
         assert done.model_extra["trained_examples"] == 400
         said = jobs.messages(client, job.id)
@@ -102,7 +103,7 @@ def test_a_job_whose_process_dies_three_times_fails_and_says_why(cold: Daemon) -
             told = progress(client, job.id)
             wait_for(lambda told=told: progress(client, job.id) > told, "a training process is at work")
             killed.append(the_child(cold, *killed))
-            os.kill(killed[-1], signal.SIGKILL)
+            kill_process(killed[-1])
         failed = jobs.wait_for_status(client, job.id, "failed")
         assert failed.error is not None
         assert failed.error.code == "worker_died"
@@ -122,14 +123,12 @@ def test_a_job_whose_process_dies_three_times_fails_and_says_why(cold: Daemon) -
 def test_a_process_that_dies_before_it_is_ready_costs_the_job_no_attempt(cold: Daemon) -> None:
     with cold.openai() as client:
         for pid in cold.training_processes():  # the one kept from before would be ready at once
-            os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not cold.training_processes(), "it is gone")
+            kill_process(pid)
         job = jobs.create(client, TICKETS, "slow-start")
-        os.kill(the_child(cold), signal.SIGKILL)
-        wait_for(lambda: httpx2.get(f"{cold.url}/readyz").status_code == 503, "it says that it cannot train")
-        assert set(httpx2.get(f"{cold.url}/readyz").json()["reasons"]) == {"training"}
+        kill_process(the_child(cold))
+        wait_for(lambda: list(reasons(cold)) == ["training"], "it says that it cannot train")
         jobs.wait_for_status(client, job.id, "succeeded")
-        assert httpx2.get(f"{cold.url}/readyz").status_code == 200
+        assert reasons(cold) == {}
         shown = json.loads(cold.cli("jobs", "show", job.id, "--json"))
         assert (shown["attempts"], shown["interrupted"]) == (0, 1)
 
@@ -138,7 +137,6 @@ def test_an_idle_process_that_is_killed_costs_no_job_an_attempt(daemon: Daemon, 
     jobs.train(client, TICKETS)
     idle = wait_for(daemon.training_processes, "one stands by")
     for pid in idle:
-        os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in idle), "the daemon knows that they are gone")
+        kill_process(pid)
     job = jobs.train(client, TICKETS)
     assert jobs.messages(client, job.id).count("Job running") == 1
