@@ -85,6 +85,8 @@ class Appliance:
         self._env = kept | {f"REFLEXD_{name}": value for name, value in settings.items()}
 
     def __enter__(self) -> Appliance:
+        # An ended script leaves the `with`, and no daemon behind.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         self._folder = tempfile.TemporaryDirectory(prefix="reflexd-benchmark-")
         root = Path(self._folder.name)
         with socket.socket() as probe:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import pytest
 
 from reflexd.engine import backbone
 from reflexd.engine.encoder import Encoder
-from reflexd.registry.data_directory import default_cache_dir
 from reflexd.store.store import Store
 from reflexd_plugins.checkpoints import MINILM
+from tests.daemons import shared_cache
 
 
 @pytest.fixture(scope="session")
@@ -24,9 +23,8 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def encoder_dir() -> Path:
     """The exported encoder in the tests' shared cache; made there when it is missing (15 s)."""
-    cache = Path(os.environ.get("REFLEXD_TEST_CACHE") or default_cache_dir())
     source = backbone.find_files(MINILM)
-    target = backbone.exported_directory(cache, backbone.fingerprint(MINILM, source), "int8")
+    target = backbone.exported_directory(shared_cache(), backbone.fingerprint(MINILM, source), "int8")
     if backbone.read_description(target) is None:
         asyncio.run(backbone.export(MINILM, source, target, "int8"))
     return target
