@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from litestar.connection import ASGIConnection
@@ -16,13 +16,14 @@ PUBLIC = "public"
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 
-def key_guard(keys: KeyStore) -> Callable[[Connection, BaseRouteHandler], None]:
+def key_guard(keys: KeyStore) -> Callable[[Connection, BaseRouteHandler], Awaitable[None]]:
     """Return the guard of the whole application.
 
     It runs once the route is known and before the body is read, and decides by the matched handler alone.
     """
 
-    def authorise(connection: Connection, handler: BaseRouteHandler) -> None:
+    # A coroutine, although it awaits nothing: the framework would run a plain function in a thread, for each request.
+    async def authorise(connection: Connection, handler: BaseRouteHandler) -> None:
         needed = handler.opt.get("scope", "admin")
         if needed == PUBLIC:
             return

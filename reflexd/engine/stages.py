@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -31,23 +30,20 @@ class Stages:
     def run(self, spec: RunSpec) -> Terminal:
         """Run one stage to its terminal event; raises JobFailure where the job's own data is why it cannot."""
         torch.set_num_threads(spec.threads)
-        try:
-            if spec.stage == "prepare":
-                return prepare.prepare(
-                    spec,
-                    self._sources(spec).data_sources,
-                    lambda: self._load_encoder(spec.backbone),
-                    self._emit,
-                    self._cancelled,
-                )
-            run_dir = Path(spec.run_dir)
-            mark = runs.read_prepared(run_dir)
-            if mark is None or mark.sha256 != sha256_file(run_dir / runs.ROWS):
-                raise JobFailure("rows_missing", "The job's prepared rows are not what was prepared any more")
-            rows = runs.read_rows(run_dir, Example)
-            return trainer.train(spec, rows, mark.labels, self._load_encoder(spec.backbone), self._emit)
-        finally:
-            gc.collect()
+        if spec.stage == "prepare":
+            return prepare.prepare(
+                spec,
+                self._sources(spec).data_sources,
+                lambda: self._load_encoder(spec.backbone),
+                self._emit,
+                self._cancelled,
+            )
+        run_dir = Path(spec.run_dir)
+        mark = runs.read_prepared(run_dir)
+        if mark is None or mark.sha256 != sha256_file(run_dir / runs.ROWS):
+            raise JobFailure("rows_missing", "The job's prepared rows are not what was prepared any more")
+        rows = runs.read_rows(run_dir, Example)
+        return trainer.train(spec, rows, mark.labels, self._load_encoder(spec.backbone), self._emit)
 
     def _sources(self, spec: RunSpec) -> PluginManager:
         allow = tuple(spec.plugins_allow)

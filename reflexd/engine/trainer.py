@@ -6,6 +6,7 @@ and the seed alone.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import time
 import warnings
@@ -73,7 +74,7 @@ def train(spec: RunSpec, rows: Sequence[Example], labels: list[str], encoder: En
         data_sha256=data_sha256(rows),
         examples=len(rows),
         seed=spec.seed,
-        packages={name: importlib.metadata.version(name) for name in PACKAGES},
+        packages=_versions(),
         lineage=spec.lineage,
         result=result,
         created_at=int(time.time()),
@@ -88,6 +89,11 @@ def train(spec: RunSpec, rows: Sequence[Example], labels: list[str], encoder: En
         precision=backbone.precision,
         result=result,
     )
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def _one_of_each(vectors: Matrix, classes: Classes) -> tuple[Matrix, Classes]:

@@ -6,6 +6,7 @@ ends with the daemon. One process runs many jobs' stages, one after the other; a
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import signal
@@ -40,6 +41,7 @@ def main() -> None:
     cancelled = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: cancelled.set())
     stages = Stages(send, cancelled)
+    gc.freeze()  # what the imports made stays; collections need not look at it again
     send(Ready(os.getpid()))
     while True:
         spec = decode_spec(lines.get())
@@ -47,6 +49,8 @@ def main() -> None:
         if cancelled.is_set():
             os._exit(0)  # nobody waits for the outcome any more
         send(end)
+        # After the answer, not before it: a full collection over torch's objects took 250 of a small job's 300 ms.
+        gc.collect()
 
 
 def _run(stages: object, spec: RunSpec) -> Terminal:
