@@ -40,7 +40,7 @@ SAMPLES = (
 )
 
 
-class PooledEncoder(torch.nn.Module):  # type: ignore[misc]
+class PooledEncoder(torch.nn.Module):  # type: ignore[misc]  # mypy skips torch's sources, so its classes are Any
     """An encoder whose output is one unit vector a text: input_ids, attention_mask [rows, tokens] -> [rows, width]."""
 
     def __init__(self, encoder: Any, pooling: str) -> None:

@@ -51,7 +51,8 @@ class Predictor:
     async def classify(self, text: str, model_ids: Sequence[str]) -> tuple[list[Scores], float]:
         """Return each model's scores in the order asked, and the milliseconds that computing took.
 
-        Raises ContextLengthExceeded for a text that the encoder cannot read whole, DamagedArtifact for a model whose
+        Raises ContextLengthExceeded for a text that the encoder cannot read whole, InvalidRequest for one in which it
+        finds nothing to read, DamagedArtifact for a model whose
         files do not match their manifest.
         """
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._classify, text, model_ids)
@@ -103,4 +104,5 @@ class Predictor:
 def _softmax(loaded: LoadedHead, vector: NDArray[np.float32]) -> list[float]:
     logits = (loaded.head.weight @ vector + loaded.head.bias).astype(np.float64) / loaded.temperature
     exponents = np.exp(logits - logits.max())
-    return (exponents / exponents.sum()).tolist()  # type: ignore[no-any-return]
+    probabilities: list[float] = (exponents / exponents.sum()).tolist()
+    return probabilities

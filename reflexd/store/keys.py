@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import sqlite3
 import time
 from collections.abc import Sequence
 
@@ -127,7 +128,7 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _key(row: object) -> Key:
-    given = dict(row)  # type: ignore[call-overload]
+def _key(row: sqlite3.Row) -> Key:
+    given = dict(row)
     given["scopes"] = tuple(msgspec.json.decode(given["scopes"]))
     return msgspec.convert(given, Key)

@@ -32,7 +32,7 @@ def test_sides_are_interleaved_after_a_warm_up() -> None:
     called: list[str] = []
 
     def side(name: str) -> Side:
-        return Side(name, lambda: called.append(name) or 1.0)  # type: ignore[func-returns-value]
+        return Side(name, lambda: called.append(name) or 1.0)
 
     compare("t", [side("a"), side("b")], Options(rounds=7, warmups=2))
     assert called == ["a", "b"] * 2 + ["a", "b", "a", "b"] * 7

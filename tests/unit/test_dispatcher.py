@@ -254,13 +254,13 @@ async def test_an_outcome_that_the_disk_refuses_is_made_again(
     async def refused_once(*args: object, **kwargs: object) -> object:
         if next(refusals):
             raise StorageFull from sqlite3.OperationalError("database or disk is full")
-        return await succeed(*args, **kwargs)  # type: ignore[arg-type]
+        return await succeed(*args, **kwargs)
 
     async def requeue_refused_once(*args: object, **kwargs: object) -> object:
         if next(refusals):
             raise StorageFull
         monkeypatch.setattr(store.jobs, "succeed", succeed)
-        return await requeue(*args, **kwargs)  # type: ignore[arg-type]
+        return await requeue(*args, **kwargs)
 
     monkeypatch.setattr(store.jobs, "succeed", refused_once)
     monkeypatch.setattr(store.jobs, "requeue", requeue_refused_once)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import pytest
 
 from reflexd.errors import StartupError
 from reflexd.plugins import PluginManager
+
+Write = Callable[..., EntryPoint]
 
 SOURCE = """
 from reflexd import hookimpl, Example
@@ -25,7 +27,7 @@ def register_data_sources(register): register(Source())
 
 
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
 
@@ -72,7 +74,7 @@ def test_the_allow_list_restricts_and_must_be_installed() -> None:
         (SOURCE.format(name=""), "printable name"),
     ],
 )
-def test_a_broken_plugin_is_named(write, text: str, said: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_broken_plugin_is_named(write: Write, text: str, said: str) -> None:
     with pytest.raises(StartupError) as caught:
         PluginManager(found=[write("broken_one", text)])
     assert "plugin broken_one" in str(caught.value)
@@ -80,19 +82,19 @@ def test_a_broken_plugin_is_named(write, text: str, said: str) -> None:  # type:
     assert "\n" not in str(caught.value)
 
 
-def test_a_name_given_twice_names_both(write) -> None:  # type: ignore[no-untyped-def]
+def test_a_name_given_twice_names_both(write: Write) -> None:
     points = [write("first_one", SOURCE.format(name="csv")), write("second_one", SOURCE.format(name="csv"))]
     with pytest.raises(StartupError, match=r"plugin second_one.*first_one.*'csv'"):
         PluginManager(found=points)
 
 
-def test_two_plugins_of_one_name_are_refused(write) -> None:  # type: ignore[no-untyped-def]
+def test_two_plugins_of_one_name_are_refused(write: Write) -> None:
     points = [write("one_a", "", "same"), write("one_b", "", "same")]
     with pytest.raises(StartupError, match="plugin same"):
         PluginManager(found=points)
 
 
-def test_life_cycle_and_commands(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_life_cycle_and_commands(write: Write, tmp_path: Path) -> None:
     text = """
 from reflexd import hookimpl
 seen = []
@@ -114,20 +116,20 @@ def register_cli_commands(group):
     assert list(group.commands) == ["greet"]
 
 
-def test_a_plugin_that_cannot_start_is_named(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_plugin_that_cannot_start_is_named(write: Write, tmp_path: Path) -> None:
     text = "from reflexd import hookimpl\n@hookimpl\ndef startup(): raise RuntimeError('no licence')"
     manager = PluginManager(found=[write("sulking_one", text)])
     with pytest.raises(StartupError, match="plugin sulking_one: startup failed: RuntimeError: no licence"):
         manager.startup(tmp_path)
 
 
-def test_a_plugin_that_cannot_stop_spoils_nothing(write) -> None:  # type: ignore[no-untyped-def]
+def test_a_plugin_that_cannot_stop_spoils_nothing(write: Write) -> None:
     text = "from reflexd import hookimpl\n@hookimpl\ndef shutdown(): raise RuntimeError('stuck')"
     manager = PluginManager(found=[write("stuck_one", text)])
     assert manager.shutdown() == ["plugin stuck_one: shutdown failed: RuntimeError: stuck"]
 
 
-def test_a_plugin_cannot_take_a_command(write) -> None:  # type: ignore[no-untyped-def]
+def test_a_plugin_cannot_take_a_command(write: Write) -> None:
     text = """
 from reflexd import hookimpl
 @hookimpl
