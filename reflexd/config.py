@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -22,6 +23,11 @@ PREFIX = "REFLEXD_"
 
 Count = Annotated[int, Meta(ge=1)]
 Auto = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.IGNORECASE)
+"""A host name as it travels: ASCII letters, digits, - and _, between single dots."""
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,8 +40,21 @@ class Http(Section, frozen=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535)] = 7335
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 33_554_432
-    body_timeout_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
+    head_timeout_seconds: Seconds = 10.0
+    body_timeout_seconds: Seconds = 60.0
+    write_timeout_seconds: Seconds = 60.0
+    keep_alive_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 75
+    allowed_hosts: list[str] = []
     drain_timeout_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse an entry of allowed_hosts that no Host header could match, as a pattern or an address with a port."""
+        for entry in self.allowed_hosts:
+            if not HOST_NAME.fullmatch(entry.removeprefix(".")):
+                raise ValueError(
+                    f"allowed_hosts: {entry!r} is no host name: give one like 'reflex.example.com' without scheme and "
+                    "port (IP addresses need no entry), or '.example.com' for a domain with its subdomains"
+                )
 
 
 class Storage(Section, frozen=True):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import resource
 import signal
 import socket
 import sys
@@ -20,7 +21,7 @@ import uvicorn
 from reflexd import __version__
 from reflexd.admin import AdminVerbs, serve_admin
 from reflexd.api.app import Services, create_app
-from reflexd.api.protocol import Protocol
+from reflexd.api.protocol import protocol
 from reflexd.config import Config
 from reflexd.engine import backbone
 from reflexd.engine.encoder import Encoder
@@ -253,15 +254,15 @@ class Daemon:
         http = self._config.http
         return _Server(
             uvicorn.Config(
-                create_app(services, http.max_body_bytes, http.body_timeout_seconds),
-                http=Protocol,
+                create_app(services, http),
+                http=protocol(http.head_timeout_seconds, http.write_timeout_seconds),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=75,
+                timeout_keep_alive=http.keep_alive_seconds,
                 timeout_graceful_shutdown=max(1, int(http.drain_timeout_seconds)),
             )
         )
@@ -338,6 +339,8 @@ def run(config: Config) -> None:
     import uvloop
 
     os.umask(0o077)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection is a file; the usual soft limit is 1024
     configure_logging(config.log.level, config.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(Daemon(config).serve())

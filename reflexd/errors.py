@@ -93,6 +93,14 @@ class InsufficientScope(ReflexError):
     code = "insufficient_scope"
 
 
+class OriginNotAllowed(ReflexError):
+    """Pages of other sites may not call this server: [http] allowed_hosts names the hosts whose pages may."""
+
+    status = 403
+    type = "permission_error"
+    code = "origin_not_allowed"
+
+
 class RouteNotFound(InvalidRequest):
     """There is no such route: see /v1/fine_tuning/jobs, /v1/models and /v1/reflex/predict."""
 
@@ -153,6 +161,27 @@ class BodyTooLarge(InvalidRequest):
 
     status = 413
     code = "request_too_large"
+
+
+class UnsupportedEncoding(InvalidRequest):
+    """The request body must come as it is: a Content-Encoding such as gzip is not supported.
+
+    What is never decompressed cannot be a bomb. The header is RFC 9110's (12.5.3).
+    """
+
+    status = 415
+    code = "unsupported_encoding"
+    headers: ClassVar[dict[str, str]] = {"accept-encoding": "identity"}
+
+
+class MisdirectedRequest(InvalidRequest):
+    """The Host header names no host that this server answers for: [http] allowed_hosts adds a name.
+
+    The message repeats no header: whoever is led here by a foreign name learns nothing by it.
+    """
+
+    status = 421
+    code = "host_not_allowed"
 
 
 class ModelUnusable(ReflexError):

@@ -1,33 +1,37 @@
-"""Decides the application: its routes, its guard, and what surrounds every request (id, body limit, deadline)."""
+"""Decides the application: its routes, its guard, its dependencies, and the envelope around it."""
 
 from __future__ import annotations
 
-import asyncio
-import re
 from typing import Any
 
-import structlog
 from litestar import Litestar
 from litestar.di import Provide
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, ControllerRouterHandler
 from msgspec import Struct
 
 from reflexd.api import errors
 from reflexd.api.auth import current_key, key_guard
+from reflexd.api.envelope import Envelope
 from reflexd.api.fine_tuning import FineTuningController
 from reflexd.api.health import healthz, readyz
+from reflexd.api.hosts import AllowedHosts
 from reflexd.api.models import ModelsController
 from reflexd.api.predict import ReflexController
-from reflexd.api.protocol import new_request_id
-from reflexd.errors import RequestAborted, RequestTimeout
+from reflexd.config import Http
 from reflexd.service.jobs import JobService
 from reflexd.service.predictions import PredictionService
 from reflexd.service.readiness import Readiness
 from reflexd.store.keys import KeyStore
 from reflexd.store.models import ModelStore
 
-CALLERS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+ROUTE_HANDLERS: list[ControllerRouterHandler] = [
+    FineTuningController,
+    ModelsController,
+    ReflexController,
+    healthz,
+    readyz,
+]
+"""All that answers; tests walk it, so that no new route escapes them."""
 
 
 class Services(Struct, frozen=True, kw_only=True):
@@ -40,14 +44,14 @@ class Services(Struct, frozen=True, kw_only=True):
     readiness: Readiness
 
 
-def create_app(services: Services, max_body_bytes: int, body_timeout_seconds: float) -> ASGIApp:
+def create_app(services: Services, http: Http) -> ASGIApp:
     """Return the ASGI application."""
 
     def given(value: Any) -> Provide:
         return Provide(lambda: value, sync_to_thread=False)
 
     app = Litestar(
-        route_handlers=[FineTuningController, ModelsController, ReflexController, healthz, readyz],
+        route_handlers=ROUTE_HANDLERS,
         dependencies={
             "key": Provide(current_key, sync_to_thread=False),
             "jobs": given(services.jobs),
@@ -57,62 +61,8 @@ def create_app(services: Services, max_body_bytes: int, body_timeout_seconds: fl
         },
         guards=[key_guard(services.keys)],
         exception_handlers={Exception: errors.answer},
-        request_max_body_size=max_body_bytes,
+        request_max_body_size=http.max_body_bytes,
         openapi_config=None,
         logging_config=None,
     )
-    return Envelope(app, body_timeout_seconds)
-
-
-class Envelope:
-    """Wraps the framework, so that even its own refusals carry x-request-id and no body may drip in for ever."""
-
-    def __init__(self, app: ASGIApp, body_timeout_seconds: float) -> None:
-        self._app = app
-        self._body_timeout = body_timeout_seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection scope."""
-        if scope["type"] != ScopeType.HTTP:
-            await self._app(scope, receive, send)
-            return
-        request_id = _request_id(scope)
-        deadline = asyncio.get_running_loop().time() + self._body_timeout
-        whole = False
-
-        async def receive_in_time() -> Any:
-            nonlocal whole
-            if whole:  # only a disconnect can follow
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise RequestTimeout from None
-            if message["type"] == "http.disconnect":
-                raise RequestAborted
-            whole = not message.get("more_body", False)
-            return message
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-                if not whole and message["status"] >= 400 and _has_body(scope):
-                    headers.append((b"connection", b"close"))  # the rest of the body is not read
-                message["headers"] = headers
-            await send(message)
-
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self._app(scope, receive_in_time, send_with_id)
-
-
-def _has_body(scope: Scope) -> bool:
-    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
-
-
-def _request_id(scope: Scope) -> str:
-    """Return the caller's x-request-id if it is harmless, else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and CALLERS_ID.fullmatch(text := value.decode("latin-1")):
-            return text
-    return new_request_id()
+    return Envelope(app, AllowedHosts(http.host, http.allowed_hosts), http.body_timeout_seconds)

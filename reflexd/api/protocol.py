@@ -1,14 +1,20 @@
-"""Decides how bytes that are no HTTP request are answered: in the one error shape, with a request id, like all else."""
+"""Decides how bytes that are no HTTP request are answered, and how long a client may take to send or to take bytes.
+
+uvicorn has no deadline but that of an idle connection, and its parser gathers a head for ever. What is decided here
+lies below the application: heads, unread bodies and clients that do not read. A body that is read has its own deadline
+in the envelope.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from http import HTTPStatus
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from reflexd.errors import HeadTooLarge, InvalidRequest, ReflexError
+from reflexd.errors import HeadTooLarge, InvalidRequest, ReflexError, RequestTimeout
 
 MAX_HEAD_BYTES = 65_536
 
@@ -19,34 +25,121 @@ def new_request_id() -> str:
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol, with a bound on request line and headers, which its parser would gather for ever."""
+    """uvicorn's HTTP/1.1 protocol with deadlines, and with a bound on all that the parser gathers but the body.
 
-    _head_bytes = 0
+    The head clock starts when the connection opens, with the first byte of a later request, and with an answer that has
+    overtaken its request's body; a whole head alone stops it. It never runs while an answer is due: reading may then be
+    paused, and the client must not be blamed for that.
+    """
+
+    head_timeout_seconds = 10.0
+    write_timeout_seconds = 60.0
+
+    _head_clock: asyncio.TimerHandle | None = None
+    _writing_clock: asyncio.TimerHandle | None = None
     _in_head = True
-    _ended_one = False
+    _head_begun = False
+    _gathered_bytes = 0
+    _got_on = False
+    _left_to_send = 0
+    _looks_at_stuck = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clocks."""
+        super().connection_made(transport)
+        self._start_head_clock()
+        self._look_at_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clocks."""
+        self._stop_head_clock()
+        if self._writing_clock is not None:
+            self._writing_clock.cancel()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has arrived, unless a request's head has grown too large by it."""
-        self._ended_one = False
+        """Parse what has arrived, unless head, trailers or a chunk's size line have grown too large by it."""
+        if self._in_head:  # were it only line ends: uvicorn stops the idle clock at any byte
+            self._start_head_clock()
+        self._got_on = False
         super().data_received(data)
+        self._gathered_bytes = 0 if self._got_on else self._gathered_bytes + len(data)
+        if self._gathered_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(HeadTooLarge())
+
+    def on_message_begin(self) -> None:
+        """Begin a request, whose first byte this is."""
+        self._head_begun = True
+        self._start_head_clock()
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; a trailer, which comes after the body, must not pass for one."""
         if self._in_head:
-            self._head_bytes = 0 if self._ended_one else self._head_bytes + len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self._refuse(HeadTooLarge())
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Go on to the body, which the application bounds."""
-        self._in_head = False
+        self._in_head = self._head_begun = False
+        self._got_on = True
+        self._stop_head_clock()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._got_on = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Get ready for the connection's next request."""
-        self._in_head = self._ended_one = True
+        self._in_head = self._got_on = True
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, which may have begun, or for the rest of a body that nobody will read."""
+        super().on_response_complete()
+        if self._head_begun or not self._in_head:
+            self._start_head_clock()
+
+    def resume_writing(self) -> None:
+        """Go on: the client has taken what waited."""
+        self._left_to_send = 0
+        super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser refused, and close; uvicorn's own answer would be a line of plain text."""
         self._refuse(InvalidRequest(msg))
+
+    def _start_head_clock(self) -> None:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if self._head_clock is None and not answering and not self.transport.is_closing():
+            self._head_clock = self.loop.call_later(self.head_timeout_seconds, self._head_is_late)
+
+    def _stop_head_clock(self) -> None:
+        if self._head_clock is not None:
+            self._head_clock.cancel()
+            self._head_clock = None
+
+    def _head_is_late(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self._head_begun:
+            self._refuse(RequestTimeout("The request's headers did not arrive in time"))
+        else:
+            self.transport.close()
+
+    def _look_at_writing(self) -> None:
+        """Drop a connection from which nothing of what waits to be sent has been taken between three looks.
+
+        Also one that is being closed: it would wait for its client for ever.
+        """
+        left = self.transport.get_write_buffer_size()
+        self._looks_at_stuck = self._looks_at_stuck + 1 if 0 < left == self._left_to_send else 0
+        self._left_to_send = left
+        if self._looks_at_stuck == 2:
+            self.transport.abort()
+        else:
+            self._writing_clock = self.loop.call_later(self.write_timeout_seconds / 2, self._look_at_writing)
 
     def _refuse(self, error: ReflexError) -> None:
         body = msgspec.json.encode(error.body())
@@ -56,3 +149,9 @@ class Protocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode("ascii") + body)
         self.transport.close()
+
+
+def protocol(head_timeout_seconds: float, write_timeout_seconds: float) -> type[Protocol]:
+    """Return the class with these deadlines: uvicorn makes one of it for each connection, and passes no settings."""
+    deadlines = {"head_timeout_seconds": head_timeout_seconds, "write_timeout_seconds": write_timeout_seconds}
+    return type("Protocol", (Protocol,), deadlines)

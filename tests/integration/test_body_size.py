@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import select
 import socket
 from pathlib import Path
@@ -21,10 +22,10 @@ WANTED = 100 << 20
 """Bytes that a hostile client would send if it were let."""
 
 
-def send_until_answered(connection: socket.socket, piece: bytes) -> int:
+def send_until_answered(connection: socket.socket, piece: bytes, every: float = 0) -> int:
     """Send pieces until an answer or a hang-up comes, at most WANTED bytes; return how many bytes were sent."""
     sent = 0
-    while sent < WANTED and not select.select([connection], [], [], 0)[0]:
+    while sent < WANTED and not select.select([connection], [], [], every)[0]:
         try:
             connection.sendall(piece)
         except (BrokenPipeError, ConnectionResetError):
@@ -102,6 +103,57 @@ def test_a_body_that_stops_arriving_is_answered_408(quiet: Daemon) -> None:
         connection.sendall(b'{"training_data": [')
         answer = read_answer(connection)
     check_error(quiet, answer, 408, "request_timeout", None)
+
+
+def test_a_body_that_drips_is_answered_408(quiet: Daemon) -> None:
+    header = "Transfer-Encoding: chunked"
+    with nothing_written(quiet), connect(quiet, "/v1/fine_tuning/jobs", header) as connection:
+        send_until_answered(connection, chunk(b" "), every=0.1)
+        answer = read_answer(connection)
+    check_error(quiet, answer, 408, "request_timeout", None)
+
+
+@pytest.mark.parametrize(("key", "status"), [("nobody", 401), (None, 413)])
+def test_a_refused_body_that_drips_on_is_not_waited_for(quiet: Daemon, key: str | None, status: int) -> None:
+    with connect(quiet, "/v1/fine_tuning/jobs", f"Content-Length: {WANTED}", key=key) as connection:
+        send_until_answered(connection, b" ", every=0.1)
+        assert read_answer(connection).status_code == status  # it reads on until the daemon has closed
+
+
+def test_chunks_of_one_byte_cost_no_memory_and_keep_nobody_waiting(quiet: Daemon) -> None:
+    forget_peak(quiet)
+    before = peak_memory(quiet)
+    with quiet.http() as http, connect(quiet, "/v1/fine_tuning/jobs", "Transfer-Encoding: chunked") as connection:
+        sent, pieces = 0, chunk(b" ") * 10_000
+        while sent < 3_000_000 * len(chunk(b" ")) and not select.select([connection], [], [], 0)[0]:
+            try:
+                connection.sendall(pieces)
+            except (BrokenPipeError, ConnectionResetError):
+                break
+            sent += len(pieces)
+            assert http.get("/v1/models").status_code == 200
+        answer = read_answer(connection)
+    code = answer.json()["error"]["code"]
+    assert (answer.status_code, code) in ((413, "request_too_large"), (408, "request_timeout"))
+    grown = peak_memory(quiet) - before
+    print(f"{sent / 1e6:.0f} MB of chunks of one byte: {answer.status_code}, peak memory {grown / 1e6:+.1f} MB")
+    assert grown < 64e6
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "identity, gzip", "x"])
+def test_an_encoded_body_is_refused_unread(quiet: Daemon, encoding: str) -> None:
+    with quiet.http() as http, nothing_written(quiet):
+        for path in ("/v1/fine_tuning/jobs", "/v1/reflex/predict"):
+            answer = http.post(path, content=gzip.compress(body(TICKETS)), headers={"content-encoding": encoding})
+            check_error(quiet, answer, 415, "unsupported_encoding", None)
+            assert answer.headers["accept-encoding"] == "identity"
+
+
+def test_a_body_that_is_said_to_be_as_it_is_is_read(quiet: Daemon) -> None:
+    with quiet.http() as http:
+        for encoding in ("identity", "Identity", ""):
+            answer = http.post("/v1/reflex/predict", content=b"{", headers={"content-encoding": encoding})
+            check_error(quiet, answer, 400, "invalid_json", None)
 
 
 def test_the_limit_itself_is_still_taken(quiet: Daemon) -> None:

@@ -18,7 +18,7 @@ def connect(daemon: Daemon, path: str, *headers: str, key: str | None = None) ->
     """Return a connection on which the head of a POST has been sent."""
     connection = open_socket(daemon)
     bearer = f"Authorization: Bearer {daemon.admin_key if key is None else key}"
-    head = [f"POST {path} HTTP/1.1", "Host: x", bearer, *headers]
+    head = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", bearer, *headers]
     connection.sendall("\r\n".join(head).encode() + b"\r\n\r\n")
     return connection
 

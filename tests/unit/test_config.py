@@ -75,6 +75,26 @@ def test_a_wrong_variable_is_told_with_its_name(name: str, value: str, said: str
     assert said in str(caught.value)
 
 
+NO_HOST_NAMES = ["", ".", "*.example.com", "a:80", "http://a", "a/b", "a..b", "a.", "ä.de", "a@b", "::1"]
+
+
+@pytest.mark.parametrize("entry", NO_HOST_NAMES)
+def test_an_allowed_host_that_no_header_could_match_is_told(tmp_path: Path, entry: str) -> None:
+    path = tmp_path / "reflexd.toml"
+    path.write_text(f'[http]\nallowed_hosts = ["fine.example", "{entry}"]', encoding="utf-8")
+    with pytest.raises(StartupError, match=r"allowed_hosts: .* is no host name") as caught:
+        load_config(env={}, file=path)
+    assert repr(entry) in str(caught.value)
+    assert "$.http" in str(caught.value)
+
+
+def test_allowed_hosts_from_the_environment() -> None:
+    config, _ = load_config(env={"REFLEXD_HTTP__ALLOWED_HOSTS": "Reflex.example, .corp.example"})
+    assert config.http.allowed_hosts == ["Reflex.example", ".corp.example"]
+    with pytest.raises(StartupError, match="allowed_hosts"):
+        load_config(env={"REFLEXD_HTTP__ALLOWED_HOSTS": "*"})
+
+
 def test_a_named_file_must_exist() -> None:
     with pytest.raises(StartupError, match="there is no file"):
         load_config(env={"REFLEXD_CONFIG": "/proc/no-such-file"})

@@ -1,0 +1,95 @@
+"""Decides what surrounds every request: its id, the host check before all else, and the deadline of its body."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import msgspec
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from reflexd.api.hosts import AllowedHosts
+from reflexd.api.protocol import new_request_id
+from reflexd.errors import ReflexError, RequestAborted, RequestTimeout, UnsupportedEncoding
+
+CALLERS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Envelope:
+    """Wraps the framework, so that even its own refusals carry x-request-id and no body may drip in for ever."""
+
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, body_timeout_seconds: float) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._body_timeout = body_timeout_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection scope."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        deadline = asyncio.get_running_loop().time() + self._body_timeout
+        whole = False
+
+        async def receive_in_time() -> Any:
+            nonlocal whole
+            if whole:  # only a disconnect can follow
+                return await receive()
+            if _is_encoded(scope):
+                raise UnsupportedEncoding
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise RequestTimeout from None
+            if message["type"] == "http.disconnect":
+                raise RequestAborted
+            whole = not message.get("more_body", False)
+            return message
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                if not whole and message["status"] >= 400 and _has_body(scope):
+                    headers.append((b"connection", b"close"))  # the rest of the body is not read
+                message["headers"] = headers
+            await send(message)
+
+        try:
+            self._hosts.check(scope["headers"])
+        except ReflexError as error:
+            await _refuse(error, send_with_id)
+            return
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._app(scope, receive_in_time, send_with_id)
+
+
+async def _refuse(error: ReflexError, send: Send) -> None:
+    """Answer without the framework, which would look at path, key and body first."""
+    body = msgspec.json.encode(error.body())
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+
+
+def _is_encoded(scope: Scope) -> bool:
+    return any(
+        name == b"content-encoding" and value.strip().lower() not in (b"", b"identity")
+        for name, value in scope["headers"]
+    )
+
+
+def _request_id(scope: Scope) -> str:
+    """Return the caller's x-request-id if it is harmless, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and CALLERS_ID.fullmatch(text := value.decode("latin-1")):
+            return text
+    return new_request_id()
