@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from reflexd.hookspecs import (
         Checkpoint,
         DataSource,
+        DefaultReflex,
         Example,
         Executor,
         ExecutorOptions,
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Checkpoint",
     "DataSource",
+    "DefaultReflex",
     "Example",
     "Executor",
     "ExecutorOptions",

@@ -25,11 +25,15 @@ hookspec = pluggy.HookspecMarker("reflexd")
 hookimpl = pluggy.HookimplMarker("reflexd")
 
 
-class Example(Struct, frozen=True):
-    """One training row: a text and its label."""
+class Example(Struct, frozen=True, omit_defaults=True):
+    """One training row: a text, and either its one `label` or its `labels`, of which an empty list means none of them.
+
+    Where any row of a job has `labels`, the job is multi_label, and a row with `label` then has that one label.
+    """
 
     text: str
-    label: str
+    label: str | None = None
+    labels: tuple[str, ...] | None = None
 
 
 class InvalidInput(ValueError):
@@ -78,7 +82,7 @@ class DataSource(Protocol):
         """Check the field's decoded JSON, in the daemon and within milliseconds.
 
         Return the rows where they are known without work, else None; reflexd then checks each row itself, naming
-        `field[3].label`. Raise InvalidInput to answer 400 with the path inside the field.
+        `field[3].label` or `field[3].labels[1]`. Raise InvalidInput to answer 400 with the path inside the field.
         """
         ...
 
@@ -103,6 +107,14 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     files: dict[str, str]
     license: str
     pooling: str = "mean"
+
+
+class DefaultReflex(Struct, frozen=True):
+    """A trained model that every tenant can use by its name or an alias; `directory` is the model's folder."""
+
+    name: str
+    directory: str
+    aliases: tuple[str, ...] = ()
 
 
 class WebhookTransport(Protocol):
@@ -161,6 +173,11 @@ def register_data_sources(register: Callable[[DataSource], None]) -> None:
 @hookspec
 def register_checkpoints(register: Callable[[Checkpoint], None]) -> None:
     """Call `register(checkpoint)` for each sentence encoder that `[backbone] checkpoint` may name."""
+
+
+@hookspec
+def register_default_reflexes(register: Callable[[DefaultReflex], None]) -> None:
+    """Call `register(reflex)` for each trained model that comes with the plugin; no name or alias may stand twice."""
 
 
 @hookspec

@@ -11,7 +11,7 @@ import pluggy
 
 from reflexd import hookspecs
 from reflexd.errors import StartupError
-from reflexd.hookspecs import Checkpoint, DataSource, ExecutorFactory, WebhookTransport
+from reflexd.hookspecs import Checkpoint, DataSource, DefaultReflex, ExecutorFactory, WebhookTransport
 
 if TYPE_CHECKING:
     import click
@@ -41,6 +41,9 @@ class PluginManager:
                 self._load(point)
         self.data_sources: dict[str, DataSource] = self._collect("register_data_sources", lambda s: s.name)
         self.checkpoints: dict[str, Checkpoint] = self._collect("register_checkpoints", lambda c: c.name)
+        self.default_reflexes: dict[str, DefaultReflex] = self._collect(
+            "register_default_reflexes", lambda r: r.name, lambda r: r.aliases
+        )
         self.transports: dict[str, WebhookTransport] = self._collect("register_webhook_transports", lambda t: t.scheme)
         self.executors: dict[str, ExecutorFactory] = self._collect("register_executors", None)
 
@@ -56,7 +59,13 @@ class PluginManager:
         except (Exception, SystemExit) as error:  # whatever a stranger's module raises must name it and stop the start
             raise StartupError(f"plugin {point.name} ({origin}): {_sentence(error)}") from error
 
-    def _collect(self, hook: str, name_of: Callable[[Any], str] | None) -> dict[str, Any]:
+    def _collect(
+        self,
+        hook: str,
+        name_of: Callable[[Any], str] | None,
+        aliases_of: Callable[[Any], Iterable[str]] = lambda _: (),
+    ) -> dict[str, Any]:
+        """Return what all plugins register with a hook, by name; no name or alias may be given twice."""
         out: dict[str, Any] = {}
         owners: dict[str, str] = {}
         for impl in getattr(self._manager.hook, hook).get_hookimpls():
@@ -64,11 +73,12 @@ class PluginManager:
 
             def register(*given: Any, plugin: str = plugin) -> None:
                 name, value = (name_of(given[0]), given[0]) if name_of else (given[0], given[1])
-                if not isinstance(name, str) or not name.isprintable() or not name:
-                    raise ValueError(f"{hook} got something without a printable name: {value!r}")
-                if name in owners:
-                    raise ValueError(f"{hook}: plugin {owners[name]} already registers the name {name!r}")
-                owners[name] = plugin
+                for one in (name, *aliases_of(value)):
+                    if not isinstance(one, str) or not one.isprintable() or not one:
+                        raise ValueError(f"{hook} got something without a printable name: {value!r}")
+                    if one in owners:
+                        raise ValueError(f"{hook}: plugin {owners[one]} already registers the name {one!r}")
+                    owners[one] = plugin
                 out[name] = value
 
             try:

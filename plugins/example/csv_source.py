@@ -12,7 +12,8 @@ class CSVSource:
 
     def check(self, payload: Any, labels: Any) -> list[Example]:
         try:
-            return [Example(**row) for row in csv.DictReader(io.StringIO(payload["text"], newline=""), strict=True)]
+            rows: Any = csv.DictReader(io.StringIO(payload["text"], newline=""), strict=True)
+            return [Example(row.pop("text"), row.pop("label"), **row) for row in rows]
         except (TypeError, KeyError, csv.Error) as error:
             raise InvalidInput(f"csv.text must be CSV with the header text,label ({error})", ".text") from error
 

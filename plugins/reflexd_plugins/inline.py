@@ -8,7 +8,10 @@ from reflexd import DataSource, Example, SourceContext, hookimpl
 
 
 class InlineRows:
-    """The `training_data` field: a list of {"text", "label"}."""
+    """The `training_data` field: a list of {"text", "label"}, or {"text", "labels"} where a text has several or none.
+
+    Both may stand in one list; the job is multi_label where any row has `labels`.
+    """
 
     name = "training_data"
     payload_type = list[Example]

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from reflexd.errors import StartupError
 from reflexd.hookspecs import Checkpoint
+from reflexd.registry.artifacts import Manifest
 from reflexd.registry.files import sha256_file
 
 STACK = 1
@@ -101,6 +102,19 @@ def read_description(folder: Path) -> EncoderDescription | None:
     except (OSError, msgspec.DecodeError):
         return None
     return found if found.stack == STACK and sha256_file(folder / GRAPH) == found.graph_sha256 else None
+
+
+def incompatibility(manifest: Manifest, fingerprint: str, precision: str) -> str | None:
+    """Say why a model cannot be used with the encoder of this fingerprint and precision; None where it can."""
+    made_by = manifest.backbone
+    if manifest.stack != STACK:
+        age = "an older" if manifest.stack < STACK else "a newer"
+        return f"the model was trained by {age} training stack ({manifest.stack}, and this is {STACK})"
+    if made_by.fingerprint != fingerprint:
+        return f"the model was trained on {made_by.name}, and another sentence encoder is loaded"
+    if made_by.precision != precision:
+        return f"the model was trained on {made_by.name} in {made_by.precision}, and it is loaded in {precision}"
+    return None
 
 
 async def export(checkpoint: Checkpoint, source: Path, target: Path, precision: str) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from reflexd.config import Limits
 from reflexd.hookspecs import Example
+from reflexd.schemas.reflex import Mode
 
 MIN_LABELS = 2
 MIN_ROWS_PER_LABEL = 5
@@ -64,28 +65,60 @@ def check_labels(labels: Sequence[str], limits: Limits) -> None:
         raise BadRow(f"There are {len(labels)} labels; at most {limits.labels} are allowed")
 
 
-def check_row(row: Example, number: int, labels: Sequence[str] | frozenset[str], limits: Limits) -> None:
-    """Raise BadRow for a row that cannot be trained on; `labels` (if any) are the only ones allowed."""
+def labels_of(row: Example) -> tuple[str, ...]:
+    """Return the labels that a checked row has: one for `label`, any number for `labels`."""
+    if row.labels is not None:
+        return row.labels
+    return () if row.label is None else (row.label,)
+
+
+def check_row(
+    row: Example, number: int, labels: Sequence[str] | frozenset[str], limits: Limits, mode: Mode | None
+) -> None:
+    """Raise BadRow for a row that cannot be trained on in `mode`; `labels` (if any) are the only ones allowed."""
     if problem := text_problem(row.text, limits.text_chars):
         raise BadRow(problem, f"[{number}].text")
-    if problem := label_problem(row.label, limits.label_chars):
-        raise BadRow(problem, f"[{number}].label")
-    if labels and row.label not in labels:
-        raise BadRow("The row's label is not among `labels`", f"[{number}].label")
+    if row.label is None and row.labels is None:
+        raise BadRow("A row needs label or labels", f"[{number}].label")
+    if row.label is not None and row.labels is not None:
+        raise BadRow("A row has both label and labels: give one of them", f"[{number}].label")
+    if row.labels is not None and mode == "single_label":
+        raise BadRow("A row of a single_label job has one label: give it as `label`", f"[{number}].labels")
+    seen: set[str] = set()
+    for place, label in enumerate(labels_of(row)):
+        param = f"[{number}].label" if row.labels is None else f"[{number}].labels[{place}]"
+        if problem := label_problem(label, limits.label_chars):
+            raise BadRow(problem, param)
+        if labels and label not in labels:
+            raise BadRow("The row's label is not among `labels`", param)
+        if label in seen:
+            raise BadRow("The row has this label twice", param)
+        seen.add(label)
 
 
-def check_rows(rows: Sequence[Example], labels: Sequence[str], limits: Limits) -> list[str]:
-    """Check all rows and their number; return the label order: `labels` if given, else by first appearance."""
+def check_rows(
+    rows: Sequence[Example], labels: Sequence[str], limits: Limits, mode: Mode | None = None
+) -> tuple[list[str], Mode]:
+    """Check all rows and their number; return the label order and the mode.
+
+    The order is `labels` if given, else by first appearance. The mode is the one asked for; without one it is
+    multi_label where any row has `labels`.
+    """
     if len(rows) > limits.rows:
         raise BadRow(f"There are {len(rows)} rows; at most {limits.rows} are allowed")
     allowed = frozenset(labels)
     for number, row in enumerate(rows):
-        check_row(row, number, allowed, limits)
-    return check_counts(Counter(row.label for row in rows), labels, limits)
+        check_row(row, number, allowed, limits, mode)
+    return check_counts(rows, labels, limits, mode)
 
 
-def check_counts(counts: Counter[str], labels: Sequence[str], limits: Limits) -> list[str]:
-    """Raise BadRow when there are too few labels or rows of a label; return the label order."""
+def check_counts(
+    rows: Sequence[Example], labels: Sequence[str], limits: Limits, mode: Mode | None
+) -> tuple[list[str], Mode]:
+    """Raise BadRow when there are too few labels or rows that have one; return the label order and the mode."""
+    counts = Counter(label for row in rows for label in labels_of(row))
+    if mode is None:
+        mode = "multi_label" if any(row.labels is not None for row in rows) else "single_label"
     order = list(labels) or list(counts)
     if len(order) < MIN_LABELS:
         raise BadRow(f"At least {MIN_LABELS} different labels are needed, and there are {len(order)}")
@@ -96,7 +129,7 @@ def check_counts(counts: Counter[str], labels: Sequence[str], limits: Limits) ->
         named = ", ".join(f"{label!r} has {counts[label]}" for label in short[:5])
         more = f" and {len(short) - 5} more labels" if len(short) > 5 else ""
         raise BadRow(f"Each label needs at least {MIN_ROWS_PER_LABEL} rows: {named}{more}")
-    return order
+    return order, mode
 
 
 def distinct(rows: Sequence[Example]) -> list[Example]:
@@ -105,5 +138,5 @@ def distinct(rows: Sequence[Example]) -> list[Example]:
 
 
 def data_sha256(rows: Sequence[Example]) -> str:
-    """Return the identity of a data set: SHA-256 over its rows in order."""
+    """Return the identity of a data set: SHA-256 over its rows in order, each without the field it does not have."""
     return hashlib.sha256(msgspec.json.Encoder().encode_lines(rows)).hexdigest()

@@ -19,8 +19,8 @@ from reflexd.engine.backbone import GRAPH, TOKENIZER, EncoderDescription, read_d
 from reflexd.errors import StartupError
 
 Vector = NDArray[np.float32]
-PROBE_CHARS_PER_TOKEN = 64
-"""A text's beginning of this many characters a token nearly always tells whether the whole is too long."""
+PROBE_CHARS = 32_768
+"""A text's beginning of this many characters, then of four times as many, tells whether the whole is too long."""
 
 
 class Encoder:
@@ -48,21 +48,21 @@ class Encoder:
         ids: list[int] = self._tokenizer.encode_batch_fast([text])[0].ids
         return ids
 
-    def token_ids_up_to_limit(self, text: str) -> list[int] | None:
-        """Return the token ids of a text that one forward can read; None for a longer one, mostly without reading it.
+    def token_ids_up_to_limit(self, text: str, limit: int | None = None) -> list[int] | None:
+        """Return the token ids of a text of at most `limit` of them (those that one forward can read, without one).
 
-        Raises ValueError for a text without any token of its own (control characters only, say).
+        Returns None for a longer text, mostly without reading the whole of it. Raises ValueError for a text without any
+        token of its own (control characters only, say).
         """
-        longest = self.description.max_tokens
-        beginning = text[: longest * PROBE_CHARS_PER_TOKEN]
-        ids = self.token_ids(beginning)
+        longest = self.description.max_tokens if limit is None else limit
+        read = PROBE_CHARS
+        while len(ids := self.token_ids(text[:read])) <= longest and read < len(text):
+            read *= 4
         if len(ids) > longest:
             return None
-        if len(beginning) < len(text):
-            ids = self.token_ids(text)
         if len(ids) <= self._special:
             raise ValueError("no token")
-        return ids if len(ids) <= longest else None
+        return ids
 
     def forward(self, ids: Sequence[int]) -> Vector:
         """Return the unit vector [width] of one sequence of at most `max_tokens` ids."""
@@ -70,20 +70,32 @@ class Encoder:
         vector: Vector = self._session.run(None, {"input_ids": row, "attention_mask": np.ones_like(row)})[0][0]
         return vector
 
+    def windows(self, ids: Sequence[int]) -> list[list[int]]:
+        """Return the ids as one forward can read them: as they are, or in windows of equal length."""
+        if len(ids) <= self.description.max_tokens:
+            return [list(ids)]
+        head, body, tail = ids[: self._special // 2], ids[self._special // 2 : -1], ids[-1:]
+        room = self.description.max_tokens - self._special
+        parts = np.array_split(np.asarray(body), -(-len(body) // room))
+        return [[*head, *part.tolist(), *tail] for part in parts]
+
+    def join(self, windows: Sequence[Sequence[int]], vectors: Sequence[Vector]) -> Vector:
+        """Return the unit vector of a text from those of its windows, averaged by their tokens."""
+        if len(vectors) == 1:
+            return vectors[0]
+        weighted = [(len(ids) - self._special) * vector for ids, vector in zip(windows, vectors, strict=True)]
+        total = np.sum(weighted, axis=0)
+        joined: Vector = (total / np.linalg.norm(total)).astype(np.float32)
+        return joined
+
     def embed(self, text: str) -> tuple[Vector, int, int]:
         """Return the unit vector of a text of any length, its number of tokens and of windows.
 
-        A text over `max_tokens` is read in windows of equal length, whose vectors are averaged by their tokens.
+        A text over `max_tokens` is read in windows.
         """
         ids = self.token_ids(text)
-        if len(ids) <= self.description.max_tokens:
-            return self.forward(ids), len(ids), 1
-        head, body, tail = ids[: self._special // 2], ids[self._special // 2 : -1], ids[-1:]
-        room = self.description.max_tokens - self._special
-        windows = -(-len(body) // room)
-        parts = np.array_split(np.asarray(body), windows)
-        total = np.sum([len(part) * self.forward([*head, *part, *tail]) for part in parts], axis=0)
-        return (total / np.linalg.norm(total)).astype(np.float32), len(ids), windows
+        windows = self.windows(ids)
+        return self.join(windows, [self.forward(part) for part in windows]), len(ids), len(windows)
 
     def embed_all(
         self, texts: Sequence[str], threads: int, progress: Callable[[int], None] | None = None

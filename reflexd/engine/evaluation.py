@@ -13,101 +13,107 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import f1_score, precision_recall_fscore_support
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
+from reflexd.engine.heads import Matrix, Members, Targets, logits_of
 from reflexd.registry.artifacts import Calibration, Head
 
-Matrix = NDArray[np.float32]
-Classes = NDArray[np.int64]
-Fit = Callable[[Matrix, Classes], Head]
+Fit = Callable[[Matrix, Targets], Head]
 
 CROSS_VALIDATED_ROWS = 2_000
 FOLDS = 5
-CALIBRATION_ROWS = 50
-"""Fewer held-out rows than this make a temperature worse than none."""
+THRESHOLD = 0.5
+"""A multi_label model selects a label from this probability on; a logit of 0, whatever the temperature."""
 
 
 class HeldOut(Struct, frozen=True):
-    """Logits [n, labels] of held-out rows, their true classes [n], and how they were held out."""
+    """Logits [n, labels] of held-out rows, their truth (n classes, or [n, labels] memberships), how they were held."""
 
     logits: Matrix
-    truth: Classes
+    truth: Targets
     method: str
 
 
-def logits_of(head: Head, vectors: Matrix) -> Matrix:
-    """Return logits [rows, labels] of vectors [rows, width]."""
-    out: Matrix = vectors @ head.weight.T + head.bias
-    return out
-
-
-def hold_out(vectors: Matrix, classes: Classes, labels: int, fit: Fit, seed: int) -> HeldOut | None:
+def hold_out(
+    vectors: Matrix, targets: Targets, labels: int, fit: Fit, seed: int, seen: NDArray[np.bool_] | None = None
+) -> HeldOut | None:
     """Score every row (or a fifth of many) with a head fitted without it; None where no row can be spared.
 
-    A label with one distinct row is always trained on and never scored.
+    A row that alone has one of its labels is always trained on and never scored, and so is one that the base model has
+    `seen`.
     """
-    counts = np.bincount(classes, minlength=labels)
-    spare = np.flatnonzero(counts[classes] >= 2)
-    alone = np.flatnonzero(counts[classes] < 2)
-    if spare.size == 0:
+    counts = label_counts(targets, labels)
+    scarce = counts < 2
+    alone = targets[:, scarce].any(axis=1) if targets.ndim == 2 else scarce[targets]
+    kept = alone if seen is None else alone | seen
+    spare, always = np.flatnonzero(~kept), np.flatnonzero(kept)
+    if spare.size < 2:
         return None
+    strata = _strata(targets[spare], counts)
     if spare.size > CROSS_VALIDATED_ROWS:
-        splitter: Any = StratifiedShuffleSplit(n_splits=1, test_size=max(0.2, labels / spare.size), random_state=seed)
+        least = len(np.unique(strata)) / spare.size
+        splitter: Any = StratifiedShuffleSplit(n_splits=1, test_size=max(0.2, least), random_state=seed)
         method = "held-out fifth"
     else:
-        folds = int(min(FOLDS, counts.max()))  # a label with fewer rows stands in as many folds as it has rows
+        folds = int(min(FOLDS, np.bincount(strata).max()))  # a label with fewer rows stands in as many folds as it has
         splitter = StratifiedKFold(n_splits=folds, shuffle=True, random_state=seed)
         method = f"{folds}-fold cross-validation"
     logits, truth = [], []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        splits = list(splitter.split(spare, classes[spare]))
+        splits = list(splitter.split(spare, strata))
     for train, test in splits:
-        chosen = np.concatenate([spare[train], alone])
-        logits.append(logits_of(fit(vectors[chosen], classes[chosen]), vectors[spare[test]]))
-        truth.append(classes[spare[test]])
+        chosen = np.concatenate([spare[train], always])
+        logits.append(logits_of(fit(vectors[chosen], targets[chosen]), vectors[spare[test]]))
+        truth.append(targets[spare[test]])
     return HeldOut(np.concatenate(logits), np.concatenate(truth), method)
 
 
-def calibrate(held: HeldOut | None) -> Calibration:
-    """Return the temperature that makes held-out probabilities likeliest; 1 where there are too few rows to tell.
+def label_counts(targets: Targets, labels: int) -> NDArray[np.int64]:
+    """Return how many rows have each label [labels]."""
+    counts: NDArray[np.int64] = targets.sum(axis=0) if targets.ndim == 2 else np.bincount(targets, minlength=labels)
+    return counts
 
-    The truth is taken as 1 - 1/(n + 2) sure and not as 1 (the rule of succession): where all n held-out rows came out
-    right, the likeliest temperature would be 0, and every later confidence 1.
+
+def _strata(targets: Targets, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the group of each row, spread evenly over the folds: its class, or the rarest of its labels.
+
+    A row that would be a group of its own goes with the largest one.
     """
-    if held is None or len(held.truth) < CALIBRATION_ROWS:
-        return Calibration(method="none", temperature=1.0, rows=0 if held is None else len(held.truth))
-    rows, labels = np.arange(len(held.truth)), held.logits.shape[1]
-    doubt = 1 / (len(rows) + 2)
-
-    def loss(log_temperature: float) -> float:
-        scaled = held.logits.astype(np.float64) / np.exp(log_temperature)
-        scaled -= scaled.max(axis=1, keepdims=True)
-        true = scaled[rows, held.truth]
-        others = (scaled.sum(axis=1) - true) / (labels - 1)
-        return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - (1 - doubt) * true - doubt * others))
-
-    found = minimize_scalar(loss, bounds=(np.log(0.02), np.log(20.0)), method="bounded")
-    return Calibration(method="temperature", temperature=float(np.exp(found.x)), rows=len(rows))
+    strata = targets
+    if targets.ndim == 2:
+        rarity = np.where(targets, counts, np.iinfo(np.int64).max)
+        strata = np.where(targets.any(axis=1), rarity.argmin(axis=1), len(counts))
+    sizes = np.bincount(strata)
+    strata = np.where(sizes[strata] < 2, sizes.argmax(), strata)
+    return strata.astype(np.int64)
 
 
-def report(held: HeldOut | None, classes: Classes, labels: list[str], calibration: Calibration) -> dict[str, Any]:
-    """Return the job's `result`: accuracy and macro-F1 (0 to 1, or None), and what is needed to judge them."""
-    majority = float(np.bincount(classes).max() / len(classes))
+def report(
+    held: HeldOut | None, targets: Targets, labels: list[str], calibration: Calibration, why_none: str
+) -> dict[str, Any]:
+    """Return the job's `result`: accuracy and macro-F1 (0 to 1, or None), and what is needed to judge them.
+
+    A multi_label row is right where its set of labels is exactly right. `why_none` says why no row could be held out.
+    """
+    several = targets.ndim == 2
+    commonest = np.unique(targets, axis=0, return_counts=True)[1].max()
     out: dict[str, Any] = {
         "accuracy": None,
         "f1_score": None,
         "n": 0,
-        "method": "none: every label has a single distinct row",
-        "baseline": {"majority": round(majority, 4)},
+        "method": f"none: {why_none}",
+        "baseline": {"majority": round(float(commonest / len(targets)), 4)},
         "calibration": calibration.method,
     }
+    if several:
+        out |= {"accuracy_of": "exact label sets", "micro_f1": None}
     if held is None:
         return out
-    predicted = held.logits.argmax(axis=1)
-    right, n = int((predicted == held.truth).sum()), len(held.truth)
+    predicted = decide(held.logits) if several else held.logits.argmax(axis=1)
+    matches = predicted == held.truth
+    right, n = int((matches.all(axis=1) if several else matches).sum()), len(held.truth)
     precision, recall, f1, support = precision_recall_fscore_support(
         held.truth, predicted, labels=np.arange(len(labels)), zero_division=0.0
     )
@@ -122,14 +128,22 @@ def report(held: HeldOut | None, classes: Classes, labels: list[str], calibratio
         }
         for i, label in enumerate(labels)
     }
+    if several:
+        out["micro_f1"] = round(float(f1_score(held.truth, predicted, average="micro", zero_division=0.0)), 4)
     return out | {
         "accuracy": round(right / n, 4),
-        "f1_score": round(float(f1[scored].mean()), 4),
+        "f1_score": round(float(f1[scored].mean()), 4) if scored.any() else None,
         "n": n,
         "interval": [round(low, 4), round(high, 4)],
         "method": held.method,
         "per_label": per_label,
     }
+
+
+def decide(logits: Matrix) -> Members:
+    """Return which labels a multi_label model selects [rows, labels]: those whose probability reaches THRESHOLD."""
+    chosen: Members = logits >= np.log(THRESHOLD / (1 - THRESHOLD))
+    return chosen
 
 
 def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:

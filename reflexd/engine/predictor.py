@@ -1,4 +1,8 @@
-"""Decides how a text is classified: one forward of the shared encoder, then every asked head on its vector."""
+"""Decides how texts are classified: one forward of the shared encoder a text, then every asked head on its vector.
+
+A call puts at most as many texts (or windows of long texts) at once before the threads as there are threads, so that
+whoever comes meanwhile waits for one forward and not for a whole batch.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,28 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 
-from reflexd.engine.encoder import Encoder
-from reflexd.errors import ContextLengthExceeded, InvalidRequest
+from reflexd.engine.backbone import incompatibility
+from reflexd.engine.calibration import probabilities
+from reflexd.engine.encoder import Encoder, Vector
+from reflexd.errors import ContextLengthExceeded, InvalidRequest, ReflexError
 from reflexd.registry import artifacts
 from reflexd.registry.artifacts import DamagedArtifact, Head
+from reflexd.schemas.reflex import Mode
+
+MAX_CHUNKED_TOKENS = 65_536
+"""Tokens of the longest text that is read in windows."""
+
+T = TypeVar("T")
+Row = tuple[str, Sequence[str]]
+"""A text, and the ids of the models that are to classify it."""
 
 
 class LoadedHead(Struct, frozen=True):
@@ -25,16 +39,39 @@ class LoadedHead(Struct, frozen=True):
 
     head: Head
     labels: list[str]
-    mode: str
+    mode: Mode
     temperature: float
+    thresholds: list[float]
 
 
 class Scores(Struct, frozen=True):
-    """What one classifier says: probabilities in the order of `labels`, summing to 1 for single_label."""
+    """What one classifier says, in the order of `labels`: probabilities, summing to 1 for single_label, and decisions.
+
+    For single_label exactly the likeliest label is selected; for multi_label each one that reaches its threshold.
+    """
 
     labels: list[str]
-    mode: str
+    mode: Mode
     probabilities: list[float]
+    selected: list[bool]
+    windows: int
+    """How many parts the text was read in."""
+
+
+class Answer(Struct):
+    """What came of one text: each of its rows' scores, or why it cannot be read; and when computing began and ended."""
+
+    rows: list[list[Scores]] | ReflexError
+    began: float
+    ended: float
+
+
+class Unread(Struct):
+    """A text of several windows, still to be read; the heads are at hand."""
+
+    windows: list[list[int]]
+    heads: list[list[LoadedHead]]
+    began: float
 
 
 class Predictor:
@@ -43,33 +80,87 @@ class Predictor:
     def __init__(self, encoder: Encoder, models_dir: Path, threads: int, resident_heads: int) -> None:
         self._encoder = encoder
         self._models_dir = models_dir
+        self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predict")
         self._heads: OrderedDict[str, LoadedHead] = OrderedDict()
         self._lock = threading.Lock()
         self._resident_heads = resident_heads
 
-    async def classify(self, text: str, model_ids: Sequence[str]) -> tuple[list[Scores], float]:
-        """Return each model's scores in the order asked, and the milliseconds that computing took.
+    async def classify(
+        self, rows: Sequence[Row], *, chunk: bool = False
+    ) -> tuple[list[list[Scores] | ReflexError], float]:
+        """Return, for each row, its models' scores in the order asked; and the wall milliseconds of computing.
 
-        Raises ContextLengthExceeded for a text that the encoder cannot read whole, InvalidRequest for one in which it
-        finds nothing to read, DamagedArtifact for a model whose
-        files do not match their manifest.
+        With `chunk` a text that one forward cannot read is read in windows, up to MAX_CHUNKED_TOKENS. A row whose text
+        cannot be read has the error in its place: ContextLengthExceeded where it is too long, InvalidRequest where
+        there is nothing to read in it. Raises DamagedArtifact for a model whose files do not match their manifest.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._classify, text, model_ids)
+        places: dict[str, list[int]] = {}
+        for place, (text, _) in enumerate(rows):
+            places.setdefault(text, []).append(place)
+        out: list[list[Scores] | ReflexError] = [[] for _ in rows]
+        spans: list[tuple[float, float]] = []
+        turn = asyncio.Semaphore(self._threads)
 
-    def _classify(self, text: str, model_ids: Sequence[str]) -> tuple[list[Scores], float]:
-        heads = [self._head(model_id) for model_id in model_ids]
-        started = time.perf_counter()
+        async def work(queue: Iterator[tuple[str, list[int]]]) -> None:
+            for text, where in queue:
+                answer = await self._answer(text, [rows[place][1] for place in where], chunk, turn)
+                spans.append((answer.began, answer.ended))
+                for number, place in enumerate(where):
+                    out[place] = answer.rows if isinstance(answer.rows, ReflexError) else answer.rows[number]
+
+        queue = iter(places.items())
+        if len(places) == 1:
+            await work(queue)
+        else:
+            await _all(*(work(queue) for _ in range(min(self._threads, len(places)))))
+        milliseconds = (max(end for _, end in spans) - min(start for start, _ in spans)) * 1e3 if spans else 0.0
+        return out, milliseconds
+
+    async def _answer(
+        self, text: str, model_ids: Sequence[Sequence[str]], chunk: bool, turn: asyncio.Semaphore
+    ) -> Answer:
+        """Read a text once and score it with each of its rows' models; `turn` is held for each step in the threads."""
+
+        async def step(function: Callable[..., T], *given: object) -> T:
+            async with turn:
+                return await asyncio.get_running_loop().run_in_executor(self._pool, function, *given)
+
+        read = await step(self._read, text, model_ids, chunk)
+        if isinstance(read, Answer):
+            return read
+        vectors: list[Vector | None] = [None] * len(read.windows)
+        queue = iter(enumerate(read.windows))
+
+        async def work() -> None:
+            for number, ids in queue:
+                vectors[number] = await step(self._encoder.forward, ids)
+
+        await _all(*(work() for _ in range(min(self._threads, len(vectors)))))
+        return await step(self._join, read, vectors)
+
+    def _read(self, text: str, model_ids: Sequence[Sequence[str]], chunk: bool) -> Answer | Unread:
+        """Score a text that one forward can read; split a longer one, or refuse it."""
+        heads = [[self._head(model_id) for model_id in ids] for ids in model_ids]
+        began = time.perf_counter()
+        longest = MAX_CHUNKED_TOKENS if chunk else self._encoder.description.max_tokens
         try:
-            ids = self._encoder.token_ids_up_to_limit(text)
+            ids = self._encoder.token_ids_up_to_limit(text, longest)
         except ValueError:
-            raise InvalidRequest("The text holds nothing that the model can read", param="text") from None
+            problem: ReflexError = InvalidRequest("The text holds nothing that the model can read", param="text")
+            return Answer(problem, began, time.perf_counter())
         if ids is None:
-            longest = self._encoder.description.max_tokens
-            raise ContextLengthExceeded(f"The text has more than the {longest} tokens that fit the model", param="text")
-        vector = self._encoder.forward(ids)
-        scores = [Scores(h.labels, h.mode, _softmax(h, vector)) for h in heads]
-        return scores, (time.perf_counter() - started) * 1e3
+            problem = ContextLengthExceeded(
+                f"The text has more than the {longest} tokens that fit the model", param="text"
+            )
+            return Answer(problem, began, time.perf_counter())
+        windows = self._encoder.windows(ids)
+        if len(windows) > 1:
+            return Unread(windows, heads, began)
+        return _scored(self._encoder.forward(ids), 1, heads, began)
+
+    def _join(self, read: Unread, vectors: Sequence[Vector]) -> Answer:
+        return _scored(self._encoder.join(read.windows, vectors), len(vectors), read.heads, read.began)
 
     def _head(self, model_id: str) -> LoadedHead:
         with self._lock:
@@ -78,12 +169,9 @@ class Predictor:
                 return self._heads[model_id]
         head, manifest = artifacts.load(self._models_dir, model_id)
         about = self._encoder.description
-        if (manifest.backbone.fingerprint, manifest.backbone.precision) != (about.fingerprint, about.precision):
-            raise DamagedArtifact(
-                f"the model was trained on {manifest.backbone.name} in {manifest.backbone.precision}, "
-                f"and {about.name} in {about.precision} is loaded"
-            )
-        loaded = LoadedHead(head, manifest.labels, manifest.mode, manifest.calibration.temperature)
+        if problem := incompatibility(manifest, about.fingerprint, about.precision):
+            raise DamagedArtifact(problem)
+        loaded = LoadedHead(head, manifest.labels, manifest.mode, manifest.calibration.temperature, manifest.thresholds)
         with self._lock:
             self._heads[model_id] = loaded
             while len(self._heads) > self._resident_heads:
@@ -101,8 +189,26 @@ class Predictor:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _softmax(loaded: LoadedHead, vector: NDArray[np.float32]) -> list[float]:
-    logits = (loaded.head.weight @ vector + loaded.head.bias).astype(np.float64) / loaded.temperature
-    exponents = np.exp(logits - logits.max())
-    probabilities: list[float] = (exponents / exponents.sum()).tolist()
-    return probabilities
+def _scored(vector: Vector, windows: int, heads: Sequence[Sequence[LoadedHead]], began: float) -> Answer:
+    scores = [[_scores(loaded, vector, windows) for loaded in row] for row in heads]
+    return Answer(scores, began, time.perf_counter())
+
+
+def _scores(loaded: LoadedHead, vector: Vector, windows: int) -> Scores:
+    logits = loaded.head.weight @ vector + loaded.head.bias
+    found = probabilities(logits, loaded.temperature, loaded.mode)
+    if loaded.mode == "single_label":
+        selected = np.arange(len(found)) == found.argmax()
+    else:
+        selected = found >= np.asarray(loaded.thresholds)
+    return Scores(loaded.labels, loaded.mode, found.tolist(), selected.tolist(), windows)
+
+
+async def _all(*work: Coroutine[None, None, None]) -> None:
+    """Await all; the first one that fails ends the others, and its error is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in work:
+                group.create_task(one)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None

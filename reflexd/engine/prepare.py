@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def prepare(
     """
     run_dir = Path(spec.run_dir)
     if mark := runs.read_prepared(run_dir):
-        return Prepared(labels=mark.labels, examples=mark.rows)
+        return Prepared(labels=mark.labels, examples=mark.rows, mode=mark.mode)
     given = runs.read_input(run_dir)
     source = sources.get(given.source)
     if source is None:
@@ -54,25 +53,25 @@ def prepare(
         tell(f"{stored} rows were kept from before the interruption")
     try:
         made = source.rows(msgspec.json.decode(given.payload, type=payload_type(source)), context)
-        fresh = _checked(itertools.islice(made, stored, None), stored, given.labels, limits)
+        fresh = _checked(itertools.islice(made, stored, None), stored, given, limits)
         for _ in runs.append_rows(run_dir, fresh):
             pass
         rows = runs.read_rows(run_dir, Example)
-        labels = check_counts(Counter(row.label for row in rows), given.labels, limits)
+        labels, mode = check_counts(rows, given.labels, limits, given.mode)
     except BadRow as error:
         code = "invalid_training_row" if error.param else "insufficient_examples"
         raise JobFailure(code, error.message, given.source + error.param) from error
     except InvalidInput as error:
         raise JobFailure("invalid_input", error.message, given.source + error.param) from error
-    mark = runs.PreparedRows(rows=len(rows), labels=labels, sha256=sha256_file(run_dir / runs.ROWS))
+    mark = runs.PreparedRows(rows=len(rows), labels=labels, sha256=sha256_file(run_dir / runs.ROWS), mode=mode)
     runs.mark_prepared(run_dir, mark)
-    return Prepared(labels=labels, examples=len(rows))
+    return Prepared(labels=labels, examples=len(rows), mode=mode)
 
 
-def _checked(rows: Iterable[Example], start: int, labels: Sequence[str], limits: Limits) -> Iterator[Example]:
-    allowed = frozenset(labels)
+def _checked(rows: Iterable[Example], start: int, given: runs.RunInput, limits: Limits) -> Iterator[Example]:
+    allowed = frozenset(given.labels)
     for number, row in enumerate(rows, start):
         if number >= limits.rows:
             raise BadRow(f"The source yields more than {limits.rows} rows", "")
-        check_row(row, number, allowed, limits)
+        check_row(row, number, allowed, limits, given.mode)
         yield row

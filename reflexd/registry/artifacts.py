@@ -1,10 +1,17 @@
 """Decides what a trained model is on disk: a folder of safetensors and a manifest.json, published whole or not at all.
 
+head.safetensors  the classifier
+seen.safetensors  which texts it and its ancestors were trained on, a number each; serving never reads it
+manifest.json     everything else
+
 Nothing in it is ever unpickled, and the folder's name is random: no user's text becomes a path.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +23,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from reflexd.registry.files import TEMPORARY, new_directory, remove_directory, sha256_file, write_durably
+from reflexd.registry.files import TEMPORARY, new_directory, remove_directory, write_durably
+from reflexd.schemas.reflex import Mode
 
 FORMAT = 1
 HEAD = "head.safetensors"
+SEEN = "seen.safetensors"
 MANIFEST = "manifest.json"
 
 
@@ -33,7 +42,7 @@ class BackboneRef(Struct, frozen=True, kw_only=True):
 
 
 class Calibration(Struct, frozen=True, kw_only=True):
-    """How logits become probabilities: softmax(logits / temperature)."""
+    """How logits become probabilities: the softmax, or each one's sigmoid, of logits / temperature."""
 
     method: str
     temperature: float
@@ -46,9 +55,11 @@ class Manifest(Struct, kw_only=True):
     format: int = FORMAT
     stack: int
     labels: list[str]
-    mode: str
+    mode: Mode
     backbone: BackboneRef
     calibration: Calibration
+    thresholds: list[float] = field(default_factory=list)
+    """The probability from which on each label is selected; none for single_label, where the likeliest one is."""
     data_sha256: str
     examples: int
     seed: int
@@ -71,30 +82,91 @@ class DamagedArtifact(Exception):
     """A model's folder is missing, torn or does not match its manifest."""
 
 
-def publish(models_dir: Path, model_id: str, head: Head, manifest: Manifest) -> None:
-    """Write a model's folder under a temporary name, fsync it and rename it into place."""
-    with new_directory(models_dir / model_id) as temporary:
-        write_durably(temporary / HEAD, save_tensors({"weight": head.weight, "bias": head.bias}))
-        manifest.files = {HEAD: sha256_file(temporary / HEAD)}
-        write_durably(temporary / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+def publish(
+    models_dir: Path, model_id: str, head: Head, manifest: Manifest, seen: NDArray[np.uint64] | None = None
+) -> None:
+    """Write a model's folder under a temporary name, fsync it and rename it into place.
+
+    `seen` are the identities of all texts that the model knows; None where they are not known.
+    """
+    contents = {HEAD: save_tensors({"weight": head.weight, "bias": head.bias})}
+    if seen is not None:
+        contents[SEEN] = save_tensors({"texts": np.unique(seen)})
+    manifest.files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    contents[MANIFEST] = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    _write(models_dir / model_id, contents)
 
 
 def load(models_dir: Path, model_id: str) -> tuple[Head, Manifest]:
     """Read and verify a model; raises DamagedArtifact rather than return anything that does not match."""
     folder = models_dir / model_id
-    try:
+    with _damage_named():
         manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-        content = (folder / HEAD).read_bytes()
-        if manifest.format != FORMAT or sha256_file(folder / HEAD) != manifest.files.get(HEAD):
-            raise DamagedArtifact("the head does not match its manifest")
-        tensors = load_tensors(content)
+        if manifest.format != FORMAT:
+            raise DamagedArtifact(f"the model has format {manifest.format}, and this version reads {FORMAT}")
+        tensors = load_tensors(_verified(folder, HEAD, manifest))
         head = Head(tensors["weight"], tensors["bias"])
-    except (OSError, msgspec.DecodeError, SafetensorError, KeyError) as error:
-        raise DamagedArtifact(f"the model cannot be read: {type(error).__name__}") from error
     shape = (len(manifest.labels), manifest.backbone.width)
     if head.weight.shape != shape or head.bias.shape != shape[:1] or head.weight.dtype != np.float32:
         raise DamagedArtifact("the head has not the shape that its manifest says")
+    if len(manifest.thresholds) != (len(manifest.labels) if manifest.mode == "multi_label" else 0):
+        raise DamagedArtifact("the manifest has not one threshold for each label")
     return head, manifest
+
+
+def load_seen(models_dir: Path, model_id: str, manifest: Manifest) -> NDArray[np.uint64] | None:
+    """Read and verify which texts a model knows, sorted; None where it does not record them.
+
+    Raises DamagedArtifact as `load` does.
+    """
+    if SEEN not in manifest.files:
+        return None
+    with _damage_named():
+        seen: NDArray[np.uint64] = load_tensors(_verified(models_dir / model_id, SEEN, manifest))["texts"]
+    return seen
+
+
+def adopt(models_dir: Path, source: Path) -> str:
+    """Publish a verified copy of a model's folder, and return its id: the same content always has the same one.
+
+    Raises DamagedArtifact where the folder is no whole model. What it holds beside a model is left out.
+    """
+    with _damage_named():
+        described = (source / MANIFEST).read_bytes()
+        _, manifest = load(source.parent, source.name)
+        if not set(manifest.files) <= {HEAD, SEEN}:
+            raise DamagedArtifact("the model names files that this version does not know")
+        contents = {name: _verified(source, name, manifest) for name in manifest.files} | {MANIFEST: described}
+    model_id = hashlib.sha256(described).hexdigest()[:32]
+    if not _holds(models_dir / model_id, contents):
+        discard(models_dir, model_id)
+        _write(models_dir / model_id, contents)
+    return model_id
+
+
+def _write(folder: Path, contents: dict[str, bytes]) -> None:
+    with new_directory(folder) as temporary:
+        for name, content in contents.items():
+            write_durably(temporary / name, content)
+
+
+def _holds(folder: Path, contents: dict[str, bytes]) -> bool:
+    return all((folder / name).is_file() and (folder / name).read_bytes() == contents[name] for name in contents)
+
+
+def _verified(folder: Path, name: str, manifest: Manifest) -> bytes:
+    content = (folder / name).read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest.files.get(name):
+        raise DamagedArtifact(f"{name} does not match its manifest")
+    return content
+
+
+@contextlib.contextmanager
+def _damage_named() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, msgspec.DecodeError, SafetensorError, KeyError) as error:
+        raise DamagedArtifact(f"the model cannot be read: {type(error).__name__}") from error
 
 
 def discard(models_dir: Path, model_id: str) -> None:

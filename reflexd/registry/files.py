@@ -31,6 +31,18 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def copy_directory(source: Path, target: Path) -> None:
+    """Copy the files of a folder, durably, to a new folder; subfolders are left out.
+
+    Raises FileNotFoundError where the folder is not there, or goes while it is copied.
+    """
+    names = sorted(path.name for path in source.iterdir() if path.is_file())
+    target.mkdir(mode=0o700)
+    for name in names:
+        write_durably(target / name, (source / name).read_bytes())
+    fsync_directory(target)
+
+
 @contextlib.contextmanager
 def new_directory(final: Path) -> Iterator[Path]:
     """Yield a temporary folder that appears as `final` in one step when the block ends; one that fails leaves nothing.

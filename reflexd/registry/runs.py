@@ -1,6 +1,7 @@
 """Decides what lies in a job's run directory: its input, the rows made from it, and the mark that they are complete.
 
 runs/<job id>/input.json     written before the job's row commits
+              base/          a copy of the model that the job starts from, so that nothing can change it meanwhile
               rows.jsonl     appended and fsynced by the prepare stage
               prepared.json  present once all rows are there
               worker.log     what a failing training process printed
@@ -16,9 +17,11 @@ from typing import BinaryIO, TypeVar
 import msgspec
 from msgspec import Struct, field
 
-from reflexd.registry.files import new_directory, remove_directory, replace_file, write_durably
+from reflexd.registry.files import copy_directory, new_directory, remove_directory, replace_file, write_durably
+from reflexd.schemas.reflex import Mode
 
 INPUT = "input.json"
+BASE = "base"
 ROWS = "rows.jsonl"
 PREPARED = "prepared.json"
 WORKER_LOG = "worker.log"
@@ -34,6 +37,8 @@ class RunInput(Struct, kw_only=True):
     payload: msgspec.Raw
     labels: list[str] = field(default_factory=list)
     limits: dict[str, int] = field(default_factory=dict)
+    mode: Mode | None = None
+    """What the request asked for; None leaves it to the rows."""
 
 
 class PreparedRows(Struct, kw_only=True):
@@ -42,11 +47,17 @@ class PreparedRows(Struct, kw_only=True):
     rows: int
     labels: list[str]
     sha256: str
+    mode: Mode = "single_label"
 
 
-def create(runs_dir: Path, job_id: str, given: RunInput) -> None:
-    """Write a new run directory, whole and durable."""
+def create(runs_dir: Path, job_id: str, given: RunInput, base: Path | None = None) -> None:
+    """Write a new run directory, whole and durable, with a copy of the model folder `base` where there is one.
+
+    Raises FileNotFoundError, and leaves nothing, where `base` is not there or goes while it is copied.
+    """
     with new_directory(runs_dir / job_id) as temporary:
+        if base is not None:
+            copy_directory(base, temporary / BASE)
         write_durably(temporary / INPUT, msgspec.json.encode(given))
 
 

@@ -6,6 +6,9 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+Mode = Literal["single_label", "multi_label"]
+"""Exactly one label a text (softmax), or any number of them, none included (a sigmoid each)."""
+
 
 class PredictRequest(Struct, kw_only=True):
     """Body of POST /v1/reflex/predict: one `text`, and `model` or `models`."""

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field
 
+from reflexd.schemas.reflex import Mode
+
 Stage = Literal["prepare", "train"]
 
 
@@ -55,13 +57,14 @@ class Prepared(Struct, tag_field="event", tag="prepared"):
 
     labels: list[str]
     examples: int
+    mode: Mode = "single_label"
 
 
 class Trained(Struct, tag_field="event", tag="trained"):
     """The train stage has published the model directory `models_dir/model_id`."""
 
     labels: list[str]
-    mode: str
+    mode: Mode
     examples: int
     tokens: int
     backbone: str

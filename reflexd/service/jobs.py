@@ -177,7 +177,7 @@ class JobService:
             raise InvalidRequest(error.message, param="labels" + error.param) from error
         try:
             rows = source.check(decode_field(source.name, payload, payload_type(source)), labels)
-            return (labels, 0) if rows is None else (check_rows(rows, labels, limits), len(rows))
+            return (labels, 0) if rows is None else (check_rows(rows, labels, limits)[0], len(rows))
         except (BadRow, InvalidInput) as error:
             raise InvalidRequest(error.message, param=source.name + error.param) from error
 

@@ -19,6 +19,7 @@ from reflexd.errors import (
     ModelNotReady,
     ModelUnusable,
     RateLimited,
+    ReflexError,
     Unavailable,
 )
 from reflexd.registry.artifacts import DamagedArtifact
@@ -74,12 +75,14 @@ class PredictionService:
             raise Unavailable("The sentence encoder is still being loaded: try again in a moment")
         with self._place(key):
             try:
-                scores, milliseconds = await predictor.classify(request.text, [v.id for v in versions])
+                (scores,), milliseconds = await predictor.classify([(request.text, [v.id for v in versions])])
             except DamagedArtifact as error:
                 if any(version.id not in self._store.models for version in versions):
                     raise ModelNotFound(param="model") from error  # it was deleted while this request waited
                 log.error("model unusable", models=[v.id for v in versions], why=str(error))
                 raise ModelUnusable from error
+        if isinstance(scores, ReflexError):
+            raise scores
         self.forget([version.id for version in versions if version.id not in self._store.models])
         answers = [_answer(*pair, milliseconds) for pair in zip(versions, scores, strict=True)]
         if request.models is UNSET:

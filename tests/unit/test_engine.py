@@ -11,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from reflexd.config import Limits
-from reflexd.engine import backbone, dataset, evaluation
+from reflexd.engine import backbone, calibration, dataset, evaluation
 from reflexd.engine.dataset import BadRow
 from reflexd.engine.encoder import Encoder
+from reflexd.engine.heads import fit_head
 from reflexd.engine.predictor import Predictor
-from reflexd.engine.trainer import fit_head, train
+from reflexd.engine.trainer import train
 from reflexd.errors import ContextLengthExceeded, StartupError
 from reflexd.hookspecs import Checkpoint, Example
 from reflexd.registry import artifacts
@@ -78,14 +79,15 @@ def test_training_publishes_a_model_that_serves_what_was_scored(encoder: Encoder
     assert manifest.backbone.fingerprint == encoder.description.fingerprint
     assert manifest.data_sha256 == dataset.data_sha256(ROWS)
     predictor = Predictor(encoder, tmp_path, 1, 10)
-    scores, _ = asyncio.run(predictor.classify("I was billed twice this month", ["m"]))
-    assert dict(zip(scores[0].labels, scores[0].probabilities, strict=True))["billing"] > 0.6
-    assert sum(scores[0].probabilities) == pytest.approx(1)
-    with pytest.raises(ContextLengthExceeded) as caught:
-        asyncio.run(predictor.classify("word " * 600, ["m"]))
-    assert caught.value.param == "text"
+    ((scores,), long), _ = asyncio.run(
+        predictor.classify([("I was billed twice this month", ["m"]), ("word " * 600, ["m"])])
+    )
+    assert dict(zip(scores.labels, scores.probabilities, strict=True))["billing"] > 0.6
+    assert sum(scores.probabilities) == pytest.approx(1)
+    assert isinstance(long, ContextLengthExceeded)
+    assert long.param == "text"
     with pytest.raises(DamagedArtifact):
-        asyncio.run(predictor.classify("x", ["m", "no-such-model"]))
+        asyncio.run(predictor.classify([("x", ["m", "no-such-model"])]))
     predictor.close()
 
 
@@ -144,14 +146,14 @@ def test_a_temperature_repairs_overconfidence() -> None:
     right = random.random(400) < 0.8
     logits = np.zeros((400, 2), np.float32)
     logits[np.arange(400), np.where(right, truth, 1 - truth)] = 12.0  # sure of itself, and wrong every fifth time
-    found = evaluation.calibrate(evaluation.HeldOut(logits, truth, "x"))
+    found = calibration.calibrate(evaluation.HeldOut(logits, truth, "x"))
     confidence = 1 / (1 + np.exp(-12.0 / found.temperature))
     assert confidence == pytest.approx(0.8, abs=0.05)
     faultless = np.zeros((60, 2), np.float32)
     faultless[np.arange(60), truth[:60]] = 3.0
-    found = evaluation.calibrate(evaluation.HeldOut(faultless, truth[:60], "x"))
+    found = calibration.calibrate(evaluation.HeldOut(faultless, truth[:60], "x"))
     assert 1 / (1 + np.exp(-3.0 / found.temperature)) == pytest.approx(61 / 62, abs=0.002)
-    few = evaluation.calibrate(evaluation.HeldOut(logits[:49], truth[:49], "x"))
+    few = calibration.calibrate(evaluation.HeldOut(logits[:49], truth[:49], "x"))
     assert (few.method, few.temperature) == ("none", 1.0)
 
 
@@ -188,8 +190,8 @@ def test_bad_rows_are_named(rows: list[Example], labels: list[str], param: str, 
 
 def test_label_order_is_the_callers_else_first_appearance() -> None:
     rows = [Example(f"t{n}", label) for label in ("z", "é", "e\u0301", "🙂") for n in range(5)]
-    assert dataset.check_rows(rows, [], Limits()) == ["z", "é", "e\u0301", "🙂"]
-    assert dataset.check_rows(rows, ["🙂", "z", "e\u0301", "é"], Limits())[0] == "🙂"
+    assert dataset.check_rows(rows, [], Limits())[0] == ["z", "é", "e\u0301", "🙂"]
+    assert dataset.check_rows(rows, ["🙂", "z", "e\u0301", "é"], Limits())[0][0] == "🙂"
 
 
 def test_changed_weights_are_refused(tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_a_model_of_another_precision_is_not_mixed_in(encoder: Encoder, tmp_path
     path.write_bytes(msgspec.json.encode(manifest))
     predictor = Predictor(encoder, tmp_path, 1, 10)
     with pytest.raises(DamagedArtifact, match="fp32"):
-        asyncio.run(predictor.classify("x", ["m"]))
+        asyncio.run(predictor.classify([("x", ["m"])]))
     predictor.close()
 
 
