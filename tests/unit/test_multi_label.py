@@ -113,10 +113,7 @@ def test_preparing_finds_the_mode_and_a_restart_keeps_it(tmp_path: Path) -> None
 
 def test_training_serves_sets(encoder: Encoder, tmp_path: Path) -> None:
     events: list[Message | Metrics] = []
-    repeated = [
-        *ROWS,
-        Example("REFUND  MY order please".replace("REFUND  MY order please", REFUND[0].upper()), "refund"),
-    ]
+    repeated = [*ROWS, Example(REFUND[0].upper(), "refund")]
     repeated += [Example(BOTH[0], labels=("refund", "crash"))]  # the same set in another order
     done = train(spec_for(tmp_path), repeated, LABELS, encoder, events.append, "multi_label")
     assert "2 rows repeat another one and count once" in [e.message for e in events]

@@ -141,3 +141,32 @@ def register_cli_commands(group):
     group = click.Group(commands={"serve": click.Command("serve")})
     with pytest.raises(StartupError, match="plugin greedy_one: there is a command 'serve' already"):
         manager.add_cli_commands(group)
+
+
+REFLEX = """
+from reflexd import DefaultReflex, hookimpl
+@hookimpl
+def register_default_reflexes(register): register(DefaultReflex({name!r}, "folder", {aliases!r}))
+"""
+
+
+def test_default_reflexes_are_collected_by_name(write: Write) -> None:
+    texts = [REFLEX.format(name="spam", aliases=("junk",)), REFLEX.format(name="mood", aliases=())]
+    manager = PluginManager(found=[write(f"reflex_{number}", text) for number, text in enumerate(texts)])
+    assert list(manager.default_reflexes) == ["spam", "mood"]
+    assert manager.default_reflexes["spam"].aliases == ("junk",)
+    assert PluginManager(found=[]).default_reflexes == {}
+
+
+@pytest.mark.parametrize(("name", "aliases"), [("junk", ()), ("mood", ("spam",)), ("mood", ("x", "junk"))])
+def test_a_default_reflex_takes_no_name_or_alias_of_another(write: Write, name: str, aliases: tuple[str, ...]) -> None:
+    first = write("first_one", REFLEX.format(name="spam", aliases=("junk",)))
+    second = write("second_one", REFLEX.format(name=name, aliases=aliases))
+    with pytest.raises(StartupError, match=r"plugin second_one.*first_one.*'(spam|junk)'"):
+        PluginManager(found=[first, second])
+
+
+def test_an_alias_that_is_no_name_is_refused(write: Write) -> None:
+    for number, aliases in enumerate((("spam",), ("",), (3,))):
+        with pytest.raises(StartupError, match=f"plugin lone_{number}"):
+            PluginManager(found=[write(f"lone_{number}", REFLEX.format(name="spam", aliases=aliases))])

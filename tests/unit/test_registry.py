@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -116,8 +117,6 @@ def test_rows_are_on_disk_while_the_source_still_works(tmp_path: Path) -> None:
 
 
 def test_a_run_directory_keeps_the_payload_to_the_byte(tmp_path: Path) -> None:
-    import msgspec
-
     payload = '[{"text": "ä\\u00e4  ", "label":1e3}]'.encode()
     given = runs.RunInput(source="training_data", payload=msgspec.Raw(payload), labels=["a"], limits={"rows": 5})
     runs.create(tmp_path, "job", given)
@@ -139,3 +138,66 @@ def test_replacing_a_file_leaves_the_old_one_until_the_new_one_is_whole(tmp_path
     replace_file(target, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
     assert target.read_bytes() == b"new"
+
+
+def test_an_adopted_model_is_named_by_its_content_and_heals(tmp_path: Path) -> None:
+    source, models = publish(tmp_path / "plugin"), tmp_path / "models"
+    (source / "README").write_text("left out")
+    models.mkdir()
+    model_id = artifacts.adopt(models, source)
+    assert len(model_id) == 32
+    assert artifacts.adopt(models, source) == model_id
+    assert [p.name for p in models.iterdir()] == [model_id]
+    assert sorted(p.name for p in (models / model_id).iterdir()) == ["head.safetensors", "manifest.json"]
+    assert artifacts.load(models, model_id)[1] == artifacts.load(source.parent, source.name)[1]
+    (models / model_id / "head.safetensors").write_bytes(b"torn")
+    assert artifacts.adopt(models, source) == model_id
+    artifacts.load(models, model_id)
+
+
+@pytest.mark.parametrize("harm", ["missing", "head changed", "seen changed", "stranger's file"])
+def test_what_is_no_whole_model_is_not_adopted(tmp_path: Path, harm: str) -> None:
+    (tmp_path / "plugin").mkdir()
+    (tmp_path / "models").mkdir()
+    head = Head(np.ones((2, 3), dtype=np.float32), np.ones(2, dtype=np.float32))
+    artifacts.publish(tmp_path / "plugin", "abc", head, manifest(), np.array([7, 5, 7], dtype=np.uint64))
+    source = tmp_path / "plugin" / "abc"
+    match harm:
+        case "missing":
+            remove_directory(source)
+        case "head changed":
+            (source / "head.safetensors").write_bytes(b"x")
+        case "seen changed":
+            (source / "seen.safetensors").write_bytes(b"x")
+        case _:
+            text = (source / "manifest.json").read_text()
+            (source / "manifest.json").write_text(text.replace('"seen.safetensors"', '"../../secret"'))
+    with pytest.raises(DamagedArtifact):
+        artifacts.adopt(tmp_path / "models", source)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_what_a_model_has_seen_is_kept_once_and_verified(tmp_path: Path) -> None:
+    head = Head(np.ones((2, 3), dtype=np.float32), np.ones(2, dtype=np.float32))
+    artifacts.publish(tmp_path, "abc", head, manifest(), np.array([2**64 - 1, 5, 5], dtype=np.uint64))
+    about = artifacts.load(tmp_path, "abc")[1]
+    seen = artifacts.load_seen(tmp_path, "abc", about)
+    assert seen is not None
+    assert seen.tolist() == [5, 2**64 - 1]
+    path = tmp_path / "abc" / "seen.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    artifacts.load(tmp_path, "abc")  # serving does not read it
+    with pytest.raises(DamagedArtifact, match="seen"):
+        artifacts.load_seen(tmp_path, "abc", about)
+
+
+def test_a_manifest_without_the_newer_fields_still_loads(tmp_path: Path) -> None:
+    path = publish(tmp_path) / "manifest.json"
+    old = {name: value for name, value in msgspec.json.decode(path.read_bytes()).items() if name != "thresholds"}
+    path.write_bytes(msgspec.json.encode(old))
+    about = artifacts.load(tmp_path, "abc")[1]
+    assert about.thresholds == []
+    assert artifacts.load_seen(tmp_path, "abc", about) is None
+    path.write_bytes(msgspec.json.encode(old | {"mode": "multi_label"}))
+    with pytest.raises(DamagedArtifact, match="threshold"):
+        artifacts.load(tmp_path, "abc")

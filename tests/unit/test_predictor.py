@@ -1,0 +1,212 @@
+"""Shows how one call classifies many texts: each read once, errors in place, long ones in windows, nobody starved."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reflexd.engine.backbone import STACK
+from reflexd.engine.encoder import PROBE_CHARS, Encoder, Vector
+from reflexd.engine.predictor import MAX_CHUNKED_TOKENS, Predictor, Scores
+from reflexd.errors import ContextLengthExceeded, InvalidRequest, ReflexError
+from reflexd.registry import artifacts
+from reflexd.registry.artifacts import BackboneRef, Calibration, DamagedArtifact, Head, Manifest
+from reflexd.schemas.reflex import Mode
+
+pytestmark = pytest.mark.anyio
+LONG = "The rocket engine failed during launch. " * 300
+HIDDEN = "word " * 40_000 + "rocket " * 40_000
+
+
+def publish(folder: Path, name: str, head: Head, encoder: Encoder, mode: Mode = "single_label") -> None:
+    about, labels = encoder.description, [f"label {number}" for number in range(len(head.bias))]
+    manifest = Manifest(
+        stack=STACK,
+        labels=labels,
+        mode=mode,
+        backbone=BackboneRef(name=about.name, fingerprint=about.fingerprint, precision="int8", width=about.width),
+        calibration=Calibration(method="temperature", temperature=0.5, rows=60),
+        thresholds=[0.5, 0.9, 0.1] if mode == "multi_label" else [],
+        data_sha256="",
+        examples=10,
+        seed=1,
+        packages={},
+        created_at=0,
+    )
+    artifacts.publish(folder, name, head, manifest)
+
+
+@pytest.fixture
+async def predictor(encoder: Encoder, tmp_path: Path) -> AsyncIterator[Predictor]:
+    rocket, refund, day = (encoder.embed(text)[0] for text in ("a rocket", "a refund", "a sunny day"))
+    publish(tmp_path, "topic", Head(np.stack([rocket, refund, day]), np.zeros(3, np.float32)), encoder)
+    publish(tmp_path, "refund", Head(np.stack([refund, -refund]), np.zeros(2, np.float32)), encoder)
+    several = Head(np.stack([rocket, refund, day]), np.full(3, -0.3, np.float32))
+    publish(tmp_path, "several", several, encoder, "multi_label")
+    made = Predictor(encoder, tmp_path, 2, 10)
+    yield made
+    made.close()
+
+
+class Readings:
+    """The encoder's real forward, with a record of what it was given."""
+
+    def __init__(self, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ids: list[tuple[int, ...]] = []
+        self.at_once = self.most_at_once = 0
+        forward = encoder.forward
+
+        def recorded(ids: Sequence[int]) -> Vector:
+            self.ids.append(tuple(ids))
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            try:
+                return forward(ids)
+            finally:
+                self.at_once -= 1
+
+        monkeypatch.setattr(encoder, "forward", recorded)
+
+
+def scores(answer: list[Scores] | ReflexError) -> list[Scores]:
+    assert isinstance(answer, list), answer
+    return answer
+
+
+async def test_one_text_and_many_models(predictor: Predictor, encoder: Encoder) -> None:
+    (answer,), milliseconds = await predictor.classify([("A rocket flies", ["topic", "refund", "several"])])
+    topic, refund, several = scores(answer)
+    vector = encoder.embed("A rocket flies")[0].astype(np.float64)
+    exact = np.exp(np.array([encoder.embed(t)[0] @ vector for t in ("a rocket", "a refund", "a sunny day")]) / 0.5)
+    assert topic.probabilities == pytest.approx(exact / exact.sum(), abs=1e-5)
+    assert topic.selected == [True, False, False]
+    assert sum(refund.selected) == 1
+    assert several.probabilities == pytest.approx(1 / (1 + np.exp(0.3 / 0.5) / exact), abs=1e-5)
+    assert several.selected == [p >= t for p, t in zip(several.probabilities, [0.5, 0.9, 0.1], strict=True)]
+    assert several.selected[0]
+    assert several.selected[2]
+    assert (topic.mode, several.mode, topic.windows) == ("single_label", "multi_label", 1)
+    assert 0 < milliseconds < 60_000
+
+
+async def test_exactly_one_label_is_selected_where_two_are_equal(
+    predictor: Predictor, encoder: Encoder, tmp_path: Path
+) -> None:
+    publish(tmp_path, "even", Head(np.zeros((3, 384), np.float32), np.zeros(3, np.float32)), encoder)
+    (answer,), _ = await predictor.classify([("x", ["even"])])
+    assert scores(answer)[0].selected == [True, False, False]
+
+
+async def test_each_row_has_its_models_and_each_text_is_read_once(
+    predictor: Predictor, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = {text: (await predictor.classify([(text, ["topic"])]))[0][0] for text in ("one", "two", "three")}
+    readings = Readings(encoder, monkeypatch)
+    rows = [("one", ["topic"]), ("two", ["refund", "topic"]), ("one", ["refund"]), ("three", []), ("one", ["topic"])]
+    answers, _ = await predictor.classify(rows)
+    assert [[len(found.labels) for found in scores(answer)] for answer in answers] == [[3], [2, 3], [2], [], [3]]
+    assert answers[0] == answers[4] == alone["one"]
+    assert scores(answers[1])[1] == scores(alone["two"])[0]
+    assert len(readings.ids) == 3
+    assert await predictor.classify([]) == ([], 0.0)
+
+
+async def test_a_text_that_cannot_be_read_costs_only_its_own_row(predictor: Predictor) -> None:
+    rows = [("good", ["topic"]), (LONG, ["topic"]), ("\u200b", ["topic"]), ("good too", ["topic"])]
+    answers, _ = await predictor.classify(rows)
+    assert [type(answer) for answer in answers] == [list, ContextLengthExceeded, InvalidRequest, list]
+    for answer in answers[1:3]:
+        assert isinstance(answer, ReflexError)
+        assert answer.param == "text"
+    assert "512 tokens" in str(answers[1])
+
+
+async def test_a_damaged_model_refuses_the_whole_call_and_ends_it(
+    predictor: Predictor, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = Readings(encoder, monkeypatch)
+    rows = [("first", ["no-such-model"]), *((f"text {number}", ["topic"]) for number in range(50))]
+    with pytest.raises(DamagedArtifact):
+        await predictor.classify(rows)
+    assert len(readings.ids) < 10
+    (answer,), _ = await predictor.classify([("later", ["topic"])])
+    assert scores(answer)
+
+
+async def test_a_lone_request_does_not_wait_for_a_batch(
+    predictor: Predictor, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = Readings(encoder, monkeypatch)
+    batch = asyncio.create_task(predictor.classify([(f"text number {n}", ["topic"]) for n in range(300)]))
+    while len(readings.ids) < 20:
+        await asyncio.sleep(0)
+    before = len(readings.ids)
+    await predictor.classify([("the lone one", ["topic"])])
+    assert readings.ids.index(tuple(encoder.token_ids("the lone one"))) - before <= 4
+    assert not batch.done()
+    answers, _ = await batch
+    assert len(answers) == 300
+    assert readings.most_at_once <= 2
+
+
+async def test_a_long_text_is_read_in_windows_as_in_training(
+    predictor: Predictor, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vector, _, windows = encoder.embed(LONG)
+    readings = Readings(encoder, monkeypatch)
+    long, short = (await predictor.classify([(LONG, ["refund"]), ("short", ["refund"])], chunk=True))[0]
+    found = scores(long)[0]
+    assert found.windows == windows == len(readings.ids) - 1
+    assert scores(short)[0].windows == 1
+    refund = encoder.embed("a refund")[0].astype(np.float64)
+    assert found.probabilities[0] == pytest.approx(1 / (1 + np.exp(-4 * float(refund @ vector))), abs=1e-5)
+
+
+async def test_what_is_too_long_even_for_windows_is_told_without_reading_it(
+    predictor: Predictor, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = Readings(encoder, monkeypatch)
+    tokenized: list[int] = []
+    whole = encoder.token_ids
+
+    def recorded(text: str) -> list[int]:
+        tokenized.append(len(text))
+        return whole(text)
+
+    monkeypatch.setattr(encoder, "token_ids", recorded)
+    answers, _ = await predictor.classify([("中" * 400_000, ["topic"]), (HIDDEN, ["topic"])], chunk=True)
+    for answer in answers:
+        assert isinstance(answer, ContextLengthExceeded)
+        assert str(MAX_CHUNKED_TOKENS) in answer.message
+    assert readings.ids == []
+    assert sorted(tokenized) == [PROBE_CHARS, PROBE_CHARS, 4 * PROBE_CHARS, 4 * PROBE_CHARS, len(HIDDEN)]
+
+
+async def test_a_text_of_just_the_most_tokens_is_read_whole(encoder: Encoder) -> None:
+    words = "word " * (MAX_CHUNKED_TOKENS - 2)
+    ids = encoder.token_ids_up_to_limit(words, MAX_CHUNKED_TOKENS)
+    assert ids is not None
+    assert len(ids) == MAX_CHUNKED_TOKENS
+    windows = encoder.windows(ids)
+    assert {part[0] for part in windows} == {ids[0]}
+    assert {part[-1] for part in windows} == {ids[-1]}
+    assert [token for part in windows for token in part[1:-1]] == ids[1:-1]
+    assert max(map(len, windows)) <= encoder.description.max_tokens
+    assert encoder.token_ids_up_to_limit(words + "word", MAX_CHUNKED_TOKENS) is None
+
+
+async def test_heads_beyond_the_resident_ones_are_read_again(
+    encoder: Encoder, predictor: Predictor, tmp_path: Path
+) -> None:
+    small = Predictor(encoder, tmp_path, 1, 1)
+    for _ in range(2):
+        answers, _ = await small.classify([("x", ["topic", "refund"]), ("y", ["several"])])
+        assert [len(scores(answer)) for answer in answers] == [2, 1]
+    assert len(small._heads) == 1
+    small.forget(["several"])
+    assert not small._heads
+    small.close()
