@@ -83,8 +83,9 @@ def _strata(targets: Targets, counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """
     strata = targets
     if targets.ndim == 2:
-        rarity = np.where(targets, counts, np.iinfo(np.int64).max)
-        strata = np.where(targets.any(axis=1), rarity.argmin(axis=1), len(counts))
+        rarest_first = np.argsort(counts, kind="stable")
+        rarest = rarest_first[targets[:, rarest_first].argmax(axis=1)]
+        strata = np.where(targets.any(axis=1), rarest, len(counts))
     sizes = np.bincount(strata)
     strata = np.where(sizes[strata] < 2, sizes.argmax(), strata)
     return strata.astype(np.int64)

@@ -58,9 +58,7 @@ def fit_head(
     classes = targets.astype(np.int64)
     present = np.unique(classes)
     weight, bias = np.zeros((labels, vectors.shape[1]), np.float32), np.full(labels, NEVER, np.float32)
-    if len(present) == 1:  # all is known of a set of rows with one label
-        bias[present] = 0.0
-    elif prior is None:
+    if prior is None:
         weight[present], bias[present] = _fit_cold(vectors, classes, present, emit)
     else:
         weight[present], bias[present] = _fit_classes(vectors, np.searchsorted(present, classes), prior, present, emit)
