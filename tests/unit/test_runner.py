@@ -63,6 +63,25 @@ async def test_both_stages_in_one_reused_process(executor: LocalExecutor, tmp_pa
     assert set(before) <= set(children())
 
 
+async def test_a_process_trains_sets_of_labels_from_a_base(
+    executor: LocalExecutor, tmp_path: Path, encoder_dir: Path
+) -> None:
+    """The mode that the prepare stage found, and the copy of the base, reach the train stage."""
+    rows = [{"text": row["text"], "labels": [row["label"], "any"][: 1 + n % 2]} for n, row in enumerate(ROWS)]
+    base = None
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        given = runs.RunInput(source="training_data", payload=msgspec.Raw(msgspec.json.encode(rows)))
+        runs.create(tmp_path / name, "job", given, base)
+        prepared = await last(executor, make_spec(tmp_path / name, encoder_dir, "prepare"))
+        assert prepared == Prepared(labels=["billing", "any", "bug"], examples=12, mode="multi_label")
+        done = await last(executor, make_spec(tmp_path / name, encoder_dir, "train"))
+        assert isinstance(done, Trained)
+        assert done.mode == "multi_label"
+        assert (done.result["n"] == 0) == (base is not None)  # the base has seen all rows of the second job
+        base = tmp_path / name / "models" / "m"
+
+
 async def test_bad_data_fails_the_job_and_spares_the_process(
     executor: LocalExecutor, tmp_path: Path, encoder_dir: Path
 ) -> None:
