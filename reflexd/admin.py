@@ -93,7 +93,7 @@ class AdminVerbs:
     async def job_logs(self, job_id: str, after: int = 0) -> list[dict[str, Any]]:
         """Return a job's events after the event with number `after`."""
         await self.show_job(job_id)
-        events, _ = await self._store.jobs.events(job_id, LOG_PAGE, after)
+        events, _ = await self._store.events.page(job_id, LOG_PAGE, after)
         return [msgspec.to_builtins(event) for event in events]
 
     async def cancel_job(self, job_id: str) -> dict[str, Any]:

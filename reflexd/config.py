@@ -40,6 +40,7 @@ class Http(Section, frozen=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535)] = 7335
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 33_554_432
+    bodies_bytes: Annotated[int, Meta(ge=1024)] = 268_435_456
     head_timeout_seconds: Seconds = 10.0
     body_timeout_seconds: Seconds = 60.0
     write_timeout_seconds: Seconds = 60.0
@@ -78,6 +79,11 @@ class Limits(Section, frozen=True):
     labels: Annotated[int, Meta(ge=2)] = 1_000
     label_chars: Count = 256
     text_chars: Count = 400_000
+    texts: Count = 1_000
+    models: Count = 1_000
+    answer_scores: Count = 250_000
+    streams: Count = 1_000
+    streams_per_key: Count = 100
 
 
 class Training(Section, frozen=True):
@@ -92,6 +98,7 @@ class Training(Section, frozen=True):
     max_attempts: Count = 3
     nice: Annotated[int, Meta(ge=0, le=19)] = 10
     executor: str = "local"
+    hold: bool = False
 
 
 class Predict(Section, frozen=True):
@@ -100,6 +107,7 @@ class Predict(Section, frozen=True):
     threads: Auto = 0
     queue: Count = 512
     concurrent_per_key: Count = 128
+    batch_bytes: Annotated[int, Meta(ge=1024)] = 8_388_608
     resident_heads: Count = 10_000
 
 

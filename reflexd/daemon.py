@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import resource
 import signal
-import socket
-import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -18,7 +15,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from reflexd import __version__
+from reflexd import __version__, startup
 from reflexd.admin import AdminVerbs, serve_admin
 from reflexd.api.app import Services, create_app
 from reflexd.api.protocol import protocol
@@ -31,14 +28,16 @@ from reflexd.hookspecs import Checkpoint, Executor, ExecutorOptions
 from reflexd.observability import configure_logging
 from reflexd.plugins import PluginManager
 from reflexd.registry.data_directory import DataDirectory, default_cache_dir, default_data_dir
-from reflexd.registry.files import purge, sweep, write_durably
 from reflexd.scheduler.dispatcher import Dispatcher, DispatchOptions
 from reflexd.scheduler.periodic import build_timers
-from reflexd.service.jobs import JobLimits, JobService
+from reflexd.service.admission import Admission
+from reflexd.service.base_models import BaseModels, EncoderIdentity
+from reflexd.service.event_streams import EventStreams, StreamLimits
+from reflexd.service.jobs import JobService
+from reflexd.service.models import ModelService
 from reflexd.service.predictions import PredictionService, PredictLimits
 from reflexd.service.readiness import Readiness
-from reflexd.store.keys import SCOPES
-from reflexd.store.store import DATABASE, Store
+from reflexd.store.store import Store
 
 LOCK_PATIENCE_SECONDS = 2.0
 """A command-line verb may hold the directory's lock for a moment."""
@@ -70,28 +69,40 @@ class Daemon:
             plugins = PluginManager(config.plugins.allow)
             checkpoint, source = self._find_backbone(plugins)
             executor = self._build_executor(plugins)
-            self._refuse_lost_database()
+            startup.refuse_lost_database(directory)
             store = await Store.open(directory.root)
             stack.push_async_callback(store.close)
-            self._refuse_public_bind(store)
-            listening = self._listen()
+            startup.refuse_public_bind(config.http.host, store)
+            listening = startup.listen(config.http.host, config.http.port)
             stack.callback(listening.close)
             try:
-                await self._first_key(store)
-                await self._recover(store)
+                await startup.first_key(store, directory)
+                await startup.adopt_defaults(store, plugins.default_reflexes, directory)
+                await startup.recover(store, directory)
             except (StorageFull, OSError) as error:
                 raise CannotStartNow(f"cannot write the data directory {directory.root}: {error}") from error
 
+            encoder = EncoderIdentity(backbone.fingerprint(checkpoint, source), config.backbone.precision)
             readiness = Readiness(store.database, directory.root)
             predictions = self._build_predictions(store)
-            jobs = self._build_jobs(store, plugins, predictions)
+            jobs = self._build_jobs(store, plugins, encoder, predictions)
+            limits = StreamLimits(open=config.limits.streams, open_per_key=config.limits.streams_per_key)
+            streams = EventStreams(store, limits)
             server = self._build_server(
-                Services(keys=store.keys, models=store.models, jobs=jobs, predictions=predictions, readiness=readiness)
+                Services(
+                    keys=store.keys,
+                    models=store.models,
+                    jobs=jobs,
+                    served=ModelService(store, jobs),
+                    streams=streams,
+                    predictions=predictions,
+                    readiness=readiness,
+                )
             )
             target = backbone.exported_directory(
                 Path(config.storage.cache_dir or default_cache_dir()).expanduser(),
-                backbone.fingerprint(checkpoint, source),
-                config.backbone.precision,
+                encoder.fingerprint,
+                encoder.precision,
             )
 
             def on_trouble(why: str | None) -> None:
@@ -101,31 +112,34 @@ class Daemon:
                     readiness.block("training", "training processes cannot be started")
 
             dispatcher = Dispatcher(store, executor, self._dispatch_options(target), on_trouble)
+            if config.training.hold:
+                log.warning("training is held: jobs are accepted and wait ([training] hold)")
+                dispatcher.stop_claiming()
 
             admin = await serve_admin(AdminVerbs(store, directory), directory.socket)
             stack.callback(directory.socket.unlink, missing_ok=True)
             stack.callback(admin.close)
             plugins.startup(directory.root)
             stack.callback(lambda: [log.error("plugin failed", why=why) for why in plugins.shutdown()])
-            timers = build_timers(store.signals)
+            timers = build_timers(store)
             timers.start()
             stack.callback(timers.shutdown, wait=False)
             stack.push_async_callback(executor.stop)
-            self._handle_signals(server, readiness, dispatcher)
+            self._handle_signals(server, readiness, dispatcher, streams)
 
             async def work() -> None:
                 """Load the encoder, exporting it at the very first start; then answer predictions and run jobs."""
                 try:
-                    encoder = await self._load_encoder(checkpoint, source, target)
+                    loaded = await self._load_encoder(checkpoint, source, target)
                 except Exception as error:  # without an encoder there is nothing to serve: stop, and say why
                     log.error("no sentence encoder", exc_info=error)
                     known = error if isinstance(error, StartupError) else None
                     self._failure = known or StartupError(f"the encoder cannot be loaded: {type(error).__name__}")
                     server.should_exit = True
                     return
-                predictions.predictor = self._build_predictor(encoder)
+                predictions.predictor = self._build_predictor(loaded)
                 readiness.clear("backbone")
-                log.info("ready", backbone=checkpoint.name, precision=encoder.description.precision)
+                log.info("ready", backbone=checkpoint.name, precision=loaded.description.precision)
                 await executor.start()
                 await dispatcher.run()
 
@@ -174,68 +188,15 @@ class Daemon:
         )
         return plugins.executors[name](options)
 
-    def _refuse_lost_database(self) -> None:
-        directory = self._directory
-        if (directory.root / DATABASE).exists():
-            return
-        if any(directory.models.iterdir()) or any(directory.runs.iterdir()):
-            raise StartupError(
-                f"{directory.root} holds models or jobs and no {DATABASE}: restore it from a backup, or remove the "
-                "folders models and runs to begin anew"
-            )
-
-    def _refuse_public_bind(self, store: Store) -> None:
-        host = self._config.http.host
-        if store.keys.empty and not _is_loopback(host):
-            raise StartupError(
-                f"refusing to listen on {host} before an API key exists: run `reflexd keys create NAME` first"
-            )
-
-    def _listen(self) -> socket.socket:
-        host, port = self._config.http.host, self._config.http.port
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            listening = socket.socket(family, kind, protocol)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen(2048)
-            listening.setblocking(False)
-        except OSError as error:
-            raise CannotStartNow(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-        return listening
-
-    async def _first_key(self, store: Store) -> None:
-        """Make the first API key; in a journal it would stay for ever, so without a terminal only its path is told."""
-        if not store.keys.empty:
-            return
-        if await store.keys.ever_made():
-            log.warning("every API key is revoked: make one with `reflexd keys create NAME`")
-            return
-        path = self._directory.initial_key
-        secret = await store.keys.create("admin", scopes=SCOPES)
-        if sys.stderr.isatty():
-            print(f"\nYour first API key, shown this once:\n\n    {secret}\n", file=sys.stderr)  # noqa: T201
-            return
-        path.unlink(missing_ok=True)
-        write_durably(path, f"{secret}\n".encode())  # 0600 by the umask
-        log.info("first API key written", path=str(path))
-
-    async def _recover(self, store: Store) -> None:
-        """Queue interrupted jobs again, remove what is half made, put aside what the database does not know."""
-        interrupted = await store.jobs.recover()
-        aside = self._directory.root / "swept"
-        await asyncio.to_thread(purge, aside, KEPT_ASIDE_DAYS)
-        models = await asyncio.to_thread(sweep, self._directory.models, store.models.ids(), aside)
-        orphans = await asyncio.to_thread(sweep, self._directory.runs, await store.jobs.live_ids(), aside)
-        if interrupted or models or orphans:
-            log.info("recovered", requeued=len(interrupted), models_aside=len(models), runs_aside=len(orphans))
-
     # --- the parts --------------------------------------------------------------------------------------------------
 
     def _build_predictions(self, store: Store) -> PredictionService:
         given = self._config.predict
         limits = PredictLimits(
-            queue=given.queue, concurrent_per_key=given.concurrent_per_key, text_chars=self._config.limits.text_chars
+            queue=given.queue,
+            concurrent_per_key=given.concurrent_per_key,
+            batch_bytes=given.batch_bytes,
+            content=self._config.limits,
         )
         return PredictionService(store, limits)
 
@@ -244,10 +205,18 @@ class Daemon:
         threads = given.threads or os.cpu_count() or 1
         return Predictor(encoder, self._directory.models, threads, given.resident_heads)
 
-    def _build_jobs(self, store: Store, plugins: PluginManager, predictions: PredictionService) -> JobService:
-        limits = JobLimits(content=self._config.limits, queued_per_key=self._config.training.queued_per_key)
+    def _build_jobs(
+        self, store: Store, plugins: PluginManager, encoder: EncoderIdentity, predictions: PredictionService
+    ) -> JobService:
+        directory = self._directory
         return JobService(
-            store, plugins.data_sources, limits, self._directory.runs, self._directory.models, predictions.forget
+            store,
+            Admission(plugins.data_sources, self._config.limits),
+            BaseModels(store, directory.models, encoder),
+            self._config.training.queued_per_key,
+            directory.runs,
+            directory.models,
+            predictions.forget,
         )
 
     def _build_server(self, services: Services) -> uvicorn.Server:
@@ -294,7 +263,9 @@ class Daemon:
             await backbone.export(checkpoint, source, target, self._config.backbone.precision)
         return await asyncio.to_thread(Encoder, target)
 
-    def _handle_signals(self, server: uvicorn.Server, readiness: Readiness, dispatcher: Dispatcher) -> None:
+    def _handle_signals(
+        self, server: uvicorn.Server, readiness: Readiness, dispatcher: Dispatcher, streams: EventStreams
+    ) -> None:
         loop = asyncio.get_running_loop()
 
         def stop(number: int) -> None:
@@ -304,6 +275,7 @@ class Daemon:
                 os._exit(128 + number)
             readiness.block("draining", "the daemon is stopping")
             dispatcher.stop_claiming()
+            streams.stop()
             server.should_exit = True
 
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -323,15 +295,6 @@ async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def run(config: Config) -> None:

@@ -58,10 +58,49 @@ class NotSupportedYet(InvalidRequest):
     code = "not_supported"
 
 
-class UnknownBaseModel(InvalidRequest):
-    """There is no trained model of yours and no default Reflex with this name."""
+class BaseModelNotFound(InvalidRequest):
+    """There is no trained model of yours and no default Reflex of this name to start from."""
 
     code = "base_model_not_found"
+
+
+class BaseModelIncompatible(InvalidRequest):
+    """This model cannot be started from: it was trained in another way than this daemon trains."""
+
+    code = "base_model_incompatible"
+
+
+class LLMNotConfigured(InvalidRequest):
+    """This input needs a local LLM, and none is set up on this machine."""
+
+    code = "llm_not_configured"
+
+
+class IdempotencyKeyReused(InvalidRequest):
+    """This Idempotency-Key was sent before with another request body."""
+
+    code = "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__(param="Idempotency-Key")
+
+
+class JobNotPausable(InvalidRequest):
+    """Only a queued or running job can be paused."""
+
+    code = "job_not_pausable"
+
+
+class JobNotResumable(InvalidRequest):
+    """Only a job that is paused, or that rests at `prepared`, can be resumed."""
+
+    code = "job_not_resumable"
+
+
+class JobNotPrepared(InvalidRequest):
+    """Training can be started only for a job that rests at `prepared`: one created with auto_train: false."""
+
+    code = "job_not_prepared"
 
 
 class JobNotCancellable(InvalidRequest):
@@ -153,6 +192,14 @@ class ModelNotReady(InvalidRequest):
 
     status = 409
     code = "model_not_ready"
+    headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
+
+
+class BaseModelNotReady(InvalidRequest):
+    """The model to start from has no trained version yet: its job is still queued or running."""
+
+    status = 409
+    code = "base_model_not_ready"
     headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
 
 

@@ -76,13 +76,15 @@ class DataSource(Protocol):
     """The field's name in the request body, and the source's name everywhere else."""
 
     # A source may also have `payload_type`: the type that the field's JSON is decoded to by msgspec before it is
-    # given to `check` and `rows` (a Struct, list[Example], ...). Without it the payload is plain JSON objects.
+    # given to `check` and `rows` (a Struct, list[Example], ...). Without it the payload is plain JSON objects. And
+    # `needs_llm = True`: its field is checked, and refused with `llm_not_configured` where no local LLM is set up.
 
     def check(self, payload: Any, labels: Sequence[str]) -> Sequence[Example] | None:
         """Check the field's decoded JSON, in the daemon and within milliseconds.
 
         Return the rows where they are known without work, else None; reflexd then checks each row itself, naming
-        `field[3].label` or `field[3].labels[1]`. Raise InvalidInput to answer 400 with the path inside the field.
+        `field[3].label` or `field[3].labels[1]`. Raise InvalidInput to answer 400 with the path inside the field
+        (beginning with a dot or a bracket), or with another field of the request as it is, like `labels`.
         """
         ...
 
@@ -163,6 +165,11 @@ ExecutorFactory = Callable[[ExecutorOptions], Executor]
 def payload_type(source: DataSource) -> Any:
     """Return the type that a source's field is decoded to; `object` where the source names none."""
     return getattr(source, "payload_type", object)
+
+
+def needs_llm(source: DataSource) -> bool:
+    """Return whether a source makes its rows with the local LLM."""
+    return bool(getattr(source, "needs_llm", False))
 
 
 @hookspec

@@ -10,7 +10,7 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 from msgspec import Struct
 
 from reflexd.api import errors
-from reflexd.api.auth import current_key, key_guard
+from reflexd.api.auth import current_key, is_retried, key_guard
 from reflexd.api.envelope import Envelope
 from reflexd.api.fine_tuning import FineTuningController
 from reflexd.api.health import healthz, readyz
@@ -18,7 +18,9 @@ from reflexd.api.hosts import AllowedHosts
 from reflexd.api.models import ModelsController
 from reflexd.api.predict import ReflexController
 from reflexd.config import Http
+from reflexd.service.event_streams import EventStreams
 from reflexd.service.jobs import JobService
+from reflexd.service.models import ModelService
 from reflexd.service.predictions import PredictionService
 from reflexd.service.readiness import Readiness
 from reflexd.store.keys import KeyStore
@@ -40,6 +42,8 @@ class Services(Struct, frozen=True, kw_only=True):
     keys: KeyStore
     models: ModelStore
     jobs: JobService
+    served: ModelService
+    streams: EventStreams
     predictions: PredictionService
     readiness: Readiness
 
@@ -54,8 +58,11 @@ def create_app(services: Services, http: Http) -> ASGIApp:
         route_handlers=ROUTE_HANDLERS,
         dependencies={
             "key": Provide(current_key, sync_to_thread=False),
+            "retried": Provide(is_retried, sync_to_thread=False),
             "jobs": given(services.jobs),
             "models": given(services.models),
+            "served": given(services.served),
+            "streams": given(services.streams),
             "predictions": given(services.predictions),
             "readiness": given(services.readiness),
         },
@@ -65,4 +72,4 @@ def create_app(services: Services, http: Http) -> ASGIApp:
         openapi_config=None,
         logging_config=None,
     )
-    return Envelope(app, AllowedHosts(http.host, http.allowed_hosts), http.body_timeout_seconds)
+    return Envelope(app, AllowedHosts(http.host, http.allowed_hosts), http)

@@ -1,4 +1,7 @@
-"""Decides who may call a route: a Bearer key with the scope that the route names; naming none means `admin`."""
+"""Decides who may call a route: a Bearer key with the scope that the route names; naming none means `admin`.
+
+And what else of a request's headers the handlers get.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,12 @@ def current_key(request: Any) -> Key:
     """Return the key that the guard found; a Litestar dependency."""
     key: Key = request.state.key
     return key
+
+
+def is_retried(request: Any) -> bool:
+    """Return whether the SDK says that it sends this request again (spec 3.6); a Litestar dependency."""
+    count = request.headers.get("x-stainless-retry-count", "0")
+    return count.isascii() and count.isdigit() and int(count[:9]) > 0
 
 
 def _bearer(connection: Connection) -> str:

@@ -1,4 +1,4 @@
-"""Decides what surrounds every request: its id, the host check before all else, and the deadline of its body."""
+"""Decides what surrounds every request: its id, the host check before all else, its body's deadline and its memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from reflexd.api.hosts import AllowedHosts
 from reflexd.api.protocol import new_request_id
-from reflexd.errors import ReflexError, RequestAborted, RequestTimeout, UnsupportedEncoding
+from reflexd.config import Http
+from reflexd.errors import RateLimited, ReflexError, RequestAborted, RequestTimeout, UnsupportedEncoding
 
 CALLERS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -21,10 +22,12 @@ CALLERS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class Envelope:
     """Wraps the framework, so that even its own refusals carry x-request-id and no body may drip in for ever."""
 
-    def __init__(self, app: ASGIApp, hosts: AllowedHosts, body_timeout_seconds: float) -> None:
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, http: Http) -> None:
         self._app = app
         self._hosts = hosts
-        self._body_timeout = body_timeout_seconds
+        self._body_timeout = http.body_timeout_seconds
+        self._room = max(http.bodies_bytes, http.max_body_bytes)
+        """How many more bytes of bodies may be held; those of a request count until it is answered."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
@@ -33,22 +36,27 @@ class Envelope:
             return
         request_id = _request_id(scope)
         deadline = asyncio.get_running_loop().time() + self._body_timeout
-        whole = False
+        whole, held = False, 0
 
         async def receive_in_time() -> Any:
-            nonlocal whole
+            nonlocal whole, held
             if whole:  # only a disconnect can follow
                 return await receive()
             if _is_encoded(scope):
                 raise UnsupportedEncoding
             try:
                 async with asyncio.timeout_at(deadline):
-                    message = await receive()
+                    message: Any = await receive()
             except TimeoutError:
                 raise RequestTimeout from None
             if message["type"] == "http.disconnect":
                 raise RequestAborted
             whole = not message.get("more_body", False)
+            arrived = len(message.get("body", b""))
+            held += arrived
+            self._room -= arrived
+            if self._room < 0:
+                raise RateLimited("Too many large requests are being read: try again in a moment")
             return message
 
         async def send_with_id(message: Message) -> None:
@@ -64,8 +72,11 @@ class Envelope:
         except ReflexError as error:
             await _refuse(error, send_with_id)
             return
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self._app(scope, receive_in_time, send_with_id)
+        try:
+            with structlog.contextvars.bound_contextvars(request_id=request_id):
+                await self._app(scope, receive_in_time, send_with_id)
+        finally:
+            self._room += held
 
 
 async def _refuse(error: ReflexError, send: Send) -> None:

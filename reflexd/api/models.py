@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-from litestar import Controller, get
+from litestar import Controller, delete, get
 
-from reflexd.errors import ModelNotFound
-from reflexd.schemas.openai import Model, Page
+from reflexd.api.job_objects import model_object
+from reflexd.schemas.openai import Deleted, Model, Page
+from reflexd.service.models import ModelService
 from reflexd.store.keys import Key
-from reflexd.store.models import ModelStore, ModelVersion
 
 
 class ModelsController(Controller):
-    """Served models."""
+    """Served models.
+
+    The name is the whole rest of the path: a slash in it arrives decoded, and must give a 404 of the model, not of
+    the route.
+    """
 
     path = "/v1/models"
-    opt = {"scope": "predict"}  # noqa: RUF012 - Litestar reads it from the class
 
-    @get()
-    async def page(self, key: Key, models: ModelStore) -> Page[Model]:
-        """List all served names, latest trained first; the SDK never pages this list."""
-        found = [model_object(versions) for versions in models.names(key.tenant_id)]
-        return Page(data=found)
+    @get(opt={"scope": "predict"})
+    async def page(self, key: Key, served: ModelService) -> Page[Model]:
+        """List all served names, latest trained first, then the default Reflexes; the SDK never pages this list."""
+        return Page(data=[model_object(versions, versions[-1]) for versions in served.all(key)])
 
-    @get("/{model:str}")
-    async def retrieve(self, model: str, key: Key, models: ModelStore) -> Model:
-        """Show one served name, by name or job id."""
-        version = models.resolve(key.tenant_id, model)
-        if version is None:
-            raise ModelNotFound(param="model")
-        return model_object([version] if version.name != model else models.versions(key.tenant_id, model))
+    @get("/{model:path}", opt={"scope": "predict"})
+    async def retrieve(self, model: str, key: Key, served: ModelService) -> Model:
+        """Show one model: by served name, job id or name@version."""
+        return model_object(*await served.get(key, model.removeprefix("/")))
 
-
-def model_object(versions: list[ModelVersion]) -> Model:
-    """Return a name's wire form; the last version is the one that answers."""
-    latest = versions[-1]
-    return Model(
-        id=latest.name,
-        created=latest.created_at,
-        owned_by=latest.tenant_id,
-        labels=latest.labels,
-        mode=latest.mode,
-        version=latest.version,
-        versions=[v.version for v in versions],
-        job_id=latest.job_id,
-        backbone=latest.backbone,
-        precision=latest.precision,
-        result=latest.result,
-    )
+    @delete("/{model:path}", status_code=200, opt={"scope": "train"})
+    async def remove(self, model: str, key: Key, served: ModelService, retried: bool) -> Deleted:
+        """Delete a model with the jobs that made it: all of a served name, or one version by job id or name@version."""
+        name = model.removeprefix("/")
+        await served.delete(key, name, retried=retried)
+        return Deleted(id=name, object="model")

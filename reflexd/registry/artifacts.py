@@ -97,14 +97,20 @@ def publish(
     _write(models_dir / model_id, contents)
 
 
+def read_manifest(models_dir: Path, model_id: str) -> Manifest:
+    """Read what a model is; its other files are not looked at. Raises DamagedArtifact as `load` does."""
+    with _damage_named():
+        manifest = msgspec.json.decode((models_dir / model_id / MANIFEST).read_bytes(), type=Manifest)
+    if manifest.format != FORMAT:
+        raise DamagedArtifact(f"the model has format {manifest.format}, and this version reads {FORMAT}")
+    return manifest
+
+
 def load(models_dir: Path, model_id: str) -> tuple[Head, Manifest]:
     """Read and verify a model; raises DamagedArtifact rather than return anything that does not match."""
-    folder = models_dir / model_id
+    manifest = read_manifest(models_dir, model_id)
     with _damage_named():
-        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-        if manifest.format != FORMAT:
-            raise DamagedArtifact(f"the model has format {manifest.format}, and this version reads {FORMAT}")
-        tensors = load_tensors(_verified(folder, HEAD, manifest))
+        tensors = load_tensors(_verified(models_dir / model_id, HEAD, manifest))
         head = Head(tensors["weight"], tensors["bias"])
     shape = (len(manifest.labels), manifest.backbone.width)
     if head.weight.shape != shape or head.bias.shape != shape[:1] or head.weight.dtype != np.float32:

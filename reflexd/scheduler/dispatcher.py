@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from reflexd.hookspecs import Executor
 from reflexd.registry import artifacts, runs
 from reflexd.schemas.worker import Failed, Message, Metrics, Prepared, RunSpec, Stage, Trained
 from reflexd.store.identifiers import new_directory_id
-from reflexd.store.jobs import Job
+from reflexd.store.records import Job
 from reflexd.store.signals import QUEUED, job_topic
 from reflexd.store.store import Store
 
@@ -103,7 +103,7 @@ class Dispatcher:
         self._store.signals.wake(QUEUED)
 
     async def _supervise(self, job: Job) -> None:
-        """Run a claimed job, end its process when the job is cancelled or deleted, and clean up after it."""
+        """Run a claimed job, end its process when the job is cancelled, deleted or paused, and clean up after it."""
         with self._store.signals.listen(job_topic(job.id)) as changed:
             changed.set()  # what changed between the claim and now was told to nobody
             work = asyncio.create_task(self._work(job))
@@ -113,7 +113,7 @@ class Dispatcher:
                     await asyncio.wait({work, waiter}, return_when=asyncio.FIRST_COMPLETED)
                     waiter.cancel()
                     changed.clear()
-                    if not work.done() and await self._is_unwanted(job.id):
+                    if not work.done() and await self._is_unwanted(job.id, running=True):
                         work.cancel()
                         await asyncio.wait({work})
                         log.info("job ended from outside", job_id=job.id)
@@ -124,21 +124,27 @@ class Dispatcher:
                 raise
             if not work.cancelled() and (error := work.exception()):
                 log.error("job could not be recorded", job_id=job.id, exc_info=error)
-                await self._put_back(job)
+                said = "The outcome could not be stored; the job is queued again"
+                await self._put_back(partial(self._store.jobs.requeue, job, said, died=False))
+            elif await self._is_running(job):  # it was paused: its run was ended, or its outcome dropped
+                await self._put_back(partial(self._store.jobs.put_aside, job))
             if await self._is_unwanted(job.id):
                 await asyncio.to_thread(runs.discard, self._options.runs_dir, job.id)
 
-    async def _is_unwanted(self, job_id: str) -> bool:
-        job = await self._store.jobs.get(job_id)
-        return job is None or job.status == "cancelled"
+    async def _is_running(self, job: Job) -> bool:
+        now = await self._store.jobs.get(job.id)
+        return now is not None and now.status == "running" and now.claims == job.claims
 
-    async def _put_back(self, job: Job) -> None:
-        """Queue a job again whose outcome the disk refused, as soon as the disk takes it."""
+    async def _is_unwanted(self, job_id: str, *, running: bool = False) -> bool:
+        """Whether a job is cancelled or deleted; where it is running, whether it must not go on (a pause, too)."""
+        job = await self._store.jobs.get(job_id)
+        return job is None or job.status == "cancelled" or (running and job.paused)
+
+    async def _put_back(self, change: Callable[[], Awaitable[Job | None]]) -> None:
+        """Queue a job again whose outcome the disk refused or nobody wants, as soon as the disk takes it."""
         while True:
             try:
-                await self._store.jobs.requeue(
-                    job, "The outcome could not be stored; the job is queued again", died=False
-                )
+                await change()
                 return
             except StorageFull:
                 await asyncio.sleep(RETRY_SECONDS)
@@ -159,7 +165,7 @@ class Dispatcher:
             raise
         except Exception:
             log.exception("job failed on an internal error", job_id=job.id)
-            await self._store.jobs.fail(job.id, "internal_error", "The daemon failed to run this job")
+            await self._store.jobs.fail(job, "internal_error", "The daemon failed to run this job")
 
     async def _stage(self, job: Job) -> Job | None:
         """Run one stage; return the job as it then is, None when it has ended."""
@@ -174,13 +180,13 @@ class Dispatcher:
                         self._on_trouble(None)
                     match event:
                         case Message():
-                            await self._store.jobs.add_event(job.id, event.message, event.level, data=event.data)
+                            await self._store.jobs.add_event(job, event.message, event.level, data=event.data)
                         case Metrics():
-                            await self._store.jobs.add_event(job.id, event.message, kind="metrics", data=event.data)
+                            await self._store.jobs.add_event(job, event.message, kind="metrics", data=event.data)
                         case Prepared():
-                            return await self._store.jobs.prepared(job, event.labels, event.examples)
+                            return await self._store.jobs.prepared(job, event.labels, event.mode, event.examples)
                         case Failed():
-                            await self._store.jobs.fail(job.id, event.code, event.message, event.param)
+                            await self._store.jobs.fail(job, event.code, event.message, event.param)
                             log.info("job failed", job_id=job.id, code=event.code)
                             return None
                         case Trained():
@@ -214,7 +220,7 @@ class Dispatcher:
             await self._store.jobs.requeue(job, said, died=True)
         else:
             said = f"The training process {why}, {attempts} times; the machine may be short of memory"
-            await self._store.jobs.fail(job.id, "worker_died", said)
+            await self._store.jobs.fail(job, "worker_died", said)
 
     def _wait_for_executor(self, why: str) -> None:
         """Claim nothing for a while, longer each time in a row: the queue must not be burnt by a broken machine."""
@@ -238,7 +244,11 @@ class Dispatcher:
             seed=job.seed,
             threads=options.threads,
             plugins_allow=options.plugins_allow,
-            lineage={"job_id": job.id, "base_model": None},
+            lineage={
+                "job_id": job.id,
+                "base_model": job.base_model,
+                "base_model_version": job.base_model_version,
+            },
         )
 
 

@@ -77,6 +77,25 @@ class JobEvent(Struct, kw_only=True):
     data: dict[str, Any] = field(default_factory=dict)
 
 
+class CheckpointMetrics(Struct, kw_only=True):
+    """The last point of the loss curve."""
+
+    step: int | None = None
+    train_loss: float | None = None
+
+
+class Checkpoint(Struct, kw_only=True):
+    """A model that a job has left on its way; here the one at its end, under its versioned name."""
+
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    metrics: CheckpointMetrics
+    step_number: int
+
+
 class Page(Struct, Generic[T], kw_only=True):
     """One page of a keyset-paged list."""
 
@@ -88,7 +107,7 @@ class Page(Struct, Generic[T], kw_only=True):
 
 
 class Model(Struct, kw_only=True):
-    """A served name and the version that it points at."""
+    """A served name and the version that it points at, or `name@version` for a version that it points at no more."""
 
     id: str
     object: Literal["model"] = "model"
@@ -98,7 +117,7 @@ class Model(Struct, kw_only=True):
     mode: str
     version: int
     versions: list[int]
-    job_id: str
+    job_id: str | None
     backbone: str
     precision: str
     result: dict[str, Any] | None = None

@@ -1,14 +1,16 @@
-"""Decides how a predict request is answered: names resolved in memory, back-pressure, the union answer object."""
+"""Decides how a predict request is answered: names resolved in memory, limits, back-pressure, the union answer."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 import structlog
 from msgspec import UNSET, Struct
 
+from reflexd.config import Limits
 from reflexd.engine.dataset import text_problem
 from reflexd.engine.predictor import Predictor, Scores
 from reflexd.errors import (
@@ -23,29 +25,61 @@ from reflexd.errors import (
     Unavailable,
 )
 from reflexd.registry.artifacts import DamagedArtifact
-from reflexd.schemas.reflex import ClassScore, Prediction, Predictions, PredictRequest
-from reflexd.service.decoding import decode
+from reflexd.schemas.reflex import (
+    ABSENT,
+    BatchRequest,
+    BatchResult,
+    BatchResults,
+    BatchRow,
+    ClassScore,
+    GivenRow,
+    LongText,
+    Prediction,
+    Predictions,
+    PredictRequest,
+)
+from reflexd.service.decoding import decode, decode_field
 from reflexd.store.keys import Key
 from reflexd.store.models import ModelVersion
 from reflexd.store.store import Store
 
-MAX_MODELS = 1_000
 BYTES_PER_CHAR = 12
 """A character outside the basic plane can be written as two escapes of six bytes."""
+BYTES_PER_NAME = 1_000
 
 log = structlog.get_logger(__name__)
 
 
 class PredictLimits(Struct, frozen=True, kw_only=True):
-    """How much may be classified or waiting at once, in all and for one key; and how long a text may be."""
+    """How much may be classified or waiting at once, in all and for one key; and what one request may hold."""
 
     queue: int
     concurrent_per_key: int
-    text_chars: int
+    batch_bytes: int
+    content: Limits
+
+
+class Asked(Struct, frozen=True):
+    """One text and the versions to ask about it."""
+
+    text: str
+    versions: list[ModelVersion]
+
+
+class Shape(Struct, frozen=True):
+    """What the predictions of an answer hold."""
+
+    fields: frozenset[str] | None
+    indexed: bool = False
+    windowed: bool = False
+
+    def wants(self, field: str) -> bool:
+        """Whether the caller gets this field."""
+        return self.fields is None or field in self.fields
 
 
 class PredictionService:
-    """Answers predict requests; touches no database unless a name is unknown."""
+    """Answers predict requests; touches no database unless a name is unknown or means a default Reflex."""
 
     def __init__(self, store: Store, limits: PredictLimits) -> None:
         self._store = store
@@ -56,50 +90,123 @@ class PredictionService:
         """Set once the encoder is loaded; until then requests are answered 503."""
 
     async def predict(self, key: Key, body: bytes) -> Prediction | Predictions:
-        """Classify one text with one model or with several; raises the contract's errors."""
-        if len(body) > BYTES_PER_CHAR * self._limits.text_chars + MAX_MODELS * 1_000:
-            raise BodyTooLarge(f"The text can have {self._limits.text_chars} characters at most", param="text")
+        """Classify texts with models: each with each; raises the contract's errors, naming the field."""
+        limits = self._limits.content
+        if len(body) > BYTES_PER_CHAR * limits.text_chars + limits.models * BYTES_PER_NAME:
+            raise BodyTooLarge(f"A text can have {limits.text_chars} characters at most", param="text")
         request = decode(body, PredictRequest)
         if (request.model is UNSET) == (request.models is UNSET):
             raise InvalidRequest("Give either model or models", param="model")
-        if problem := text_problem(request.text, self._limits.text_chars):
-            too_long = len(request.text) > self._limits.text_chars
-            raise (ContextLengthExceeded if too_long else InvalidRequest)(problem, param="text")
+        if (request.text is UNSET) == (request.texts is UNSET):
+            raise InvalidRequest("Give either text or texts", param="text")
         names = [request.model] if isinstance(request.model, str) else request.models
+        texts = [request.text] if isinstance(request.text, str) else request.texts
         assert isinstance(names, list)
-        if not 1 <= len(names) <= MAX_MODELS:
-            raise InvalidRequest(f"models must name 1 to {MAX_MODELS} models", param="models")
+        assert isinstance(texts, list)
+        _check_count(names, limits.models, "models")
+        _check_count(texts, limits.texts, "texts")
+        places = ["text"] if request.texts is UNSET else [f"texts[{number}]" for number in range(len(texts))]
+        for text, place in zip(texts, places, strict=True):
+            if error := self._text_error(text):
+                raise _at(error, place)
         versions = [await self._resolve(key, name) for name in names]
-        predictor = self.predictor
-        if predictor is None:
-            raise Unavailable("The sentence encoder is still being loaded: try again in a moment")
-        with self._place(key):
-            try:
-                (scores,), milliseconds = await predictor.classify([(request.text, [v.id for v in versions])])
-            except DamagedArtifact as error:
-                if any(version.id not in self._store.models for version in versions):
-                    raise ModelNotFound(param="model") from error  # it was deleted while this request waited
-                log.error("model unusable", models=[v.id for v in versions], why=str(error))
-                raise ModelUnusable from error
-        if isinstance(scores, ReflexError):
-            raise scores
-        self.forget([version.id for version in versions if version.id not in self._store.models])
-        answers = [_answer(*pair, milliseconds) for pair in zip(versions, scores, strict=True)]
-        if request.models is UNSET:
+        scores, milliseconds = await self._classify(key, [Asked(t, versions) for t in texts], request.long_text)
+        shape = _shape(request.fields, request.long_text, indexed=request.texts is not UNSET)
+        answers = []
+        for index, found in enumerate(scores):
+            if isinstance(found, ReflexError):
+                raise _at(found, places[index])
+            answers += [_answer(*pair, milliseconds, shape, index) for pair in zip(versions, found, strict=True)]
+        if request.models is UNSET and request.texts is UNSET:
             return answers[0]
         return Predictions(predictions=answers, inference_time_ms=round(milliseconds, 3))
+
+    async def predict_batch(self, key: Key, body: bytes) -> BatchResults:
+        """Classify rows that name a text and its models each; what is wrong with one row is told in its place.
+
+        A model that is unknown or not ready refuses the whole request.
+        """
+        if len(body) > self._limits.batch_bytes:
+            raise BodyTooLarge(f"A batch can have {self._limits.batch_bytes} bytes at most: send it in parts")
+        request = decode(body, BatchRequest)
+        _check_count(request.requests, self._limits.content.texts, "requests")
+        asked: list[Asked | ReflexError] = []
+        known: dict[str, ModelVersion] = {}
+        for number, given_row in enumerate(request.requests):
+            try:
+                row = _row(given_row)
+                names = [row.model] if isinstance(row.model, str) else row.model
+                _check_count(names, self._limits.content.models, "model")
+                if error := self._text_error(row.text):
+                    raise error
+            except InvalidRequest as error:
+                asked.append(error)
+                continue
+            for name in names:
+                if name not in known:
+                    known[name] = await self._resolve(key, name, f"requests[{number}].model")
+            asked.append(Asked(row.text, [known[name] for name in names]))
+        good = [row for row in asked if isinstance(row, Asked)]
+        scores, milliseconds = await self._classify(key, good, request.long_text)
+        shape = _shape(request.fields, request.long_text)
+        found = iter(scores)
+        results = []
+        for row_id, given in zip((row.id for row in request.requests), asked, strict=True):
+            outcome = next(found) if isinstance(given, Asked) else given
+            if isinstance(given, Asked) and not isinstance(outcome, ReflexError):
+                answers = [_answer(*pair, milliseconds, shape) for pair in zip(given.versions, outcome, strict=True)]
+                results.append(BatchResult(id=row_id, predictions=answers))
+            elif isinstance(outcome, ReflexError):
+                results.append(BatchResult(id=row_id, error=outcome.body()["error"]))
+        return BatchResults(results=results, inference_time_ms=round(milliseconds, 3))
 
     def forget(self, model_ids: Sequence[str]) -> None:
         """Let go of deleted models."""
         if self.predictor is not None:
             self.predictor.forget(model_ids)
 
-    async def _resolve(self, key: Key, name: str) -> ModelVersion:
+    def _text_error(self, text: str) -> InvalidRequest | None:
+        longest = self._limits.content.text_chars
+        problem = text_problem(text, longest)
+        if problem is None:
+            return None
+        return (ContextLengthExceeded if len(text) > longest else InvalidRequest)(problem, param="text")
+
+    async def _classify(
+        self, key: Key, rows: Sequence[Asked], long_text: LongText
+    ) -> tuple[list[list[Scores] | ReflexError], float]:
+        """Return what came of each row, and the milliseconds that computing took."""
+        held, most = sum(len(v.labels) for row in rows for v in row.versions), self._limits.content.answer_scores
+        if held > most:
+            raise InvalidRequest(f"The answer would hold {held} scores; at most {most} are allowed: ask for less")
+        predictor = self.predictor
+        if predictor is None:
+            raise Unavailable("The sentence encoder is still being loaded: try again in a moment")
+        versions = [version for row in rows for version in row.versions]
+        with self._place(key):
+            try:
+                found = await predictor.classify(
+                    [(row.text, [version.id for version in row.versions]) for row in rows], chunk=long_text == "chunk"
+                )
+            except DamagedArtifact as error:
+                self._explain(error, versions)
+        self.forget([version.id for version in versions if version.id not in self._store.models])
+        return found
+
+    def _explain(self, error: DamagedArtifact, versions: Sequence[ModelVersion]) -> NoReturn:
+        if any(version.id not in self._store.models for version in versions):
+            raise ModelNotFound(param="model") from error  # it was deleted while this request waited
+        log.error("model unusable", models=sorted({v.id for v in versions}), why=str(error))
+        raise ModelUnusable from error
+
+    async def _resolve(self, key: Key, name: str, param: str = "model") -> ModelVersion:
         version = self._store.models.resolve(key.tenant_id, name)
-        if version is None:
+        # An own model that is not trained yet shadows a default Reflex of its name: no other model answers for it.
+        if version is None or version.is_default:
             if await self._store.jobs.waiting(key.tenant_id, name):
-                raise ModelNotReady(param="model")
-            raise ModelNotFound(param="model")
+                raise ModelNotReady(param=param)
+            if version is None:
+                raise ModelNotFound(param=param)
         return version
 
     @contextmanager
@@ -119,20 +226,56 @@ class PredictionService:
                 del self._waiting[key.id]
 
 
-def _answer(version: ModelVersion, scores: Scores, milliseconds: float) -> Prediction:
-    best = max(range(len(scores.labels)), key=scores.probabilities.__getitem__)
-    return Prediction(
-        model=version.name,
-        version=version.version,
-        label=scores.labels[best],
-        confidence=scores.probabilities[best],
-        mode=scores.mode,
-        classes=[
-            ClassScore(label, score, number == best)
-            for number, (label, score) in enumerate(zip(scores.labels, scores.probabilities, strict=True))
-        ],
-        all_scores=scores.probabilities,
-        scores=dict(zip(scores.labels, scores.probabilities, strict=True)),
-        labels=scores.labels,
-        inference_time_ms=round(milliseconds, 3),
-    )
+def _check_count(given: Sequence[object], most: int, param: str) -> None:
+    if not 1 <= len(given) <= most:
+        raise InvalidRequest(f"{param} must hold 1 to {most} entries, and holds {len(given)}", param=param)
+
+
+def _row(given: GivenRow) -> BatchRow:
+    for name, raw in (("model", given.model), ("text", given.text)):
+        if raw is ABSENT:
+            raise InvalidRequest(f"The row has no {name}", param=name)
+    model = decode_field("model", given.model, str | list[str])
+    return BatchRow(id=given.id, model=model, text=decode_field("text", given.text, str))
+
+
+def _at(error: ReflexError, place: str) -> ReflexError:
+    """Return the error of a text with the field that the text stood in."""
+    return type(error)(error.message, param=place) if place != error.param else error
+
+
+def _shape(fields: Sequence[str] | None, long_text: LongText, *, indexed: bool = False) -> Shape:
+    return Shape(frozenset(fields) if fields else None, indexed, long_text == "chunk")
+
+
+def _answer(
+    version: ModelVersion, scores: Scores, milliseconds: float, shape: Shape, index: int | None = None
+) -> Prediction:
+    chosen = [number for number, selected in enumerate(scores.selected) if selected]
+    best = max(chosen, key=scores.probabilities.__getitem__) if chosen else None
+    answer = Prediction()
+    if shape.wants("model"):
+        answer.model = version.name
+    if shape.wants("version"):
+        answer.version = version.version
+    if shape.wants("label"):
+        answer.label = None if best is None else scores.labels[best]
+    if shape.wants("confidence"):
+        answer.confidence = None if best is None else scores.probabilities[best]
+    if shape.wants("mode"):
+        answer.mode = scores.mode
+    if shape.wants("classes"):
+        answer.classes = [*map(ClassScore, scores.labels, scores.probabilities, scores.selected)]
+    if shape.wants("all_scores"):
+        answer.all_scores = scores.probabilities
+    if shape.wants("scores"):
+        answer.scores = dict(zip(scores.labels, scores.probabilities, strict=True))
+    if shape.wants("labels"):
+        answer.labels = scores.labels
+    if shape.wants("inference_time_ms"):
+        answer.inference_time_ms = round(milliseconds, 3)
+    if shape.indexed and shape.wants("index"):
+        answer.index = index if index is not None else UNSET
+    if shape.windowed and shape.wants("windows"):
+        answer.windows = scores.windows
+    return answer

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from reflexd.store.database import Database, Transaction
 from reflexd.store.identifiers import new_id
+from reflexd.store.signals import Signals, key_topic
 
 SCOPES = ("predict", "train", "admin", "fine-tuning:read", "fine-tuning:write")
 ORDINARY_SCOPES = ("predict", "train", "fine-tuning:read", "fine-tuning:write")
@@ -41,18 +42,25 @@ _SELECT = "SELECT keys.*, tenants.name AS tenant FROM keys JOIN tenants ON tenan
 class KeyStore:
     """The table of keys and its copy in memory."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, signals: Signals) -> None:
         self._database = database
+        self._signals = signals
         self._by_digest: dict[str, Key] = {}
+        self._ids: set[str] = set()
 
     async def load(self) -> None:
         """Read every key that is not revoked into memory."""
         rows = await self._database.rows(f"{_SELECT} WHERE revoked_at IS NULL")
         self._by_digest = {row["digest"]: _key(row) for row in rows}
+        self._ids = {key.id for key in self._by_digest.values()}
 
     def find(self, secret: str) -> Key | None:
         """Return the key with this secret, unless it is unknown or revoked; touches no database."""
         return self._by_digest.get(digest(secret))
+
+    def is_valid(self, key_id: str) -> bool:
+        """Whether the key with this id is in use; what a key has opened looks here whether it still may be open."""
+        return key_id in self._ids
 
     @property
     def empty(self) -> bool:
@@ -98,6 +106,7 @@ class KeyStore:
 
         def committed(made: Key) -> None:
             self._by_digest[digest(secret)] = made
+            self._ids.add(made.id)
 
         await self._database.write(work, committed)
         return secret
@@ -114,6 +123,8 @@ class KeyStore:
 
         def committed(_: None) -> None:
             self._by_digest = {d: k for d, k in self._by_digest.items() if k.id != key.id}
+            self._ids.discard(key.id)
+            self._signals.wake(key_topic(key.id))
 
         await self._database.write(work, committed)
         return key

@@ -1,4 +1,8 @@
-"""Decides what a served name means: its versions, the latest of which answers; held in memory for the predict path."""
+"""Decides what a served name means: its versions, the latest of which answers; held in memory for the predict path.
+
+A name is looked for among the tenant's served names, then its job ids, then as `name@version`, and last among the
+default Reflexes, which belong to nobody: whoever trains a model of a default's name has it shadowed.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,9 @@ import msgspec
 from msgspec import Struct
 
 from reflexd.store.database import Database, Transaction
+
+OURS = "reflexd"
+"""The owner of the default Reflexes; no tenant's id is like it."""
 
 
 class ModelVersion(Struct, frozen=True, kw_only=True):
@@ -28,6 +35,11 @@ class ModelVersion(Struct, frozen=True, kw_only=True):
     result: dict[str, Any] | None
     created_at: int
 
+    @property
+    def is_default(self) -> bool:
+        """Whether it is a default Reflex and nobody's own model."""
+        return self.tenant_id == OURS
+
 
 class ModelStore:
     """The table of versions and an index in memory: (tenant, name or job id) -> versions, ascending."""
@@ -37,6 +49,7 @@ class ModelStore:
         self._by_name: dict[tuple[str, str], list[ModelVersion]] = {}
         self._by_job: dict[tuple[str, str], ModelVersion] = {}
         self._by_id: dict[str, ModelVersion] = {}
+        self._defaults: dict[str, ModelVersion] = {}
 
     async def load(self) -> None:
         """Read every version into memory."""
@@ -59,10 +72,24 @@ class ModelStore:
             if not self._by_name[key]:
                 del self._by_name[key]
 
+    def add_default(self, version: ModelVersion, aliases: Sequence[str]) -> None:
+        """Let a default Reflex answer to its name and aliases, for every tenant that has no model of that name."""
+        self._by_id[version.id] = version
+        for name in (version.name, *aliases):
+            self._defaults[name] = version
+
     def resolve(self, tenant_id: str, name: str) -> ModelVersion | None:
-        """Return the version that a served name (its latest) or a job id means; never another tenant's."""
-        versions = self._by_name.get((tenant_id, name))
-        return versions[-1] if versions else self._by_job.get((tenant_id, name))
+        """Return the version that a name, a job id or name@version means; never another tenant's."""
+        if versions := self._by_name.get((tenant_id, name)):
+            return versions[-1]
+        if version := self._by_job.get((tenant_id, name)):
+            return version
+        served, at, number = name.rpartition("@")
+        if not at:
+            return self._defaults.get(name)
+        own = self._by_name.get((tenant_id, served))
+        candidates = own if own is not None else [v for n, v in self._defaults.items() if n == served]
+        return next((version for version in candidates if str(version.version) == number), None)
 
     def of_job(self, tenant_id: str, job_id: str) -> ModelVersion | None:
         """Return the version that a job made, if it made one."""
@@ -71,6 +98,10 @@ class ModelStore:
     def versions(self, tenant_id: str, name: str) -> list[ModelVersion]:
         """Return all versions of a served name, ascending."""
         return list(self._by_name.get((tenant_id, name), ()))
+
+    def defaults(self) -> list[ModelVersion]:
+        """Return every default Reflex, by name."""
+        return sorted({v.id: v for v in self._defaults.values()}.values(), key=lambda version: version.name)
 
     def names(self, tenant_id: str | None = None) -> list[list[ModelVersion]]:
         """Return the versions of each served name of a tenant (None: of all), latest trained first."""

@@ -11,6 +11,15 @@ QUEUED = "queued"
 """Topic: a job may have become claimable."""
 
 
+STOPPING = "stopping"
+"""Topic: the daemon stops; what is open must come to its end."""
+
+
+def key_topic(key_id: str) -> str:
+    """Return the topic that is woken when this API key is revoked."""
+    return f"key:{key_id}"
+
+
 def job_topic(job_id: str) -> str:
     """Return the topic that is woken by every change of this job, its events and its deletion included."""
     return f"job:{job_id}"
@@ -29,13 +38,15 @@ class Signals:
                 event.set()
 
     @contextmanager
-    def listen(self, topic: str) -> Iterator[asyncio.Event]:
-        """Yield an event that is set at each wake; the listener clears it before it looks at the store."""
+    def listen(self, *topics: str) -> Iterator[asyncio.Event]:
+        """Yield an event that is set at each wake of a topic; the listener clears it before it looks at the store."""
         event = asyncio.Event()
-        self._waiting[topic].add(event)
+        for topic in topics:
+            self._waiting[topic].add(event)
         try:
             yield event
         finally:
-            self._waiting[topic].discard(event)
-            if not self._waiting[topic]:
-                del self._waiting[topic]
+            for topic in topics:
+                self._waiting[topic].discard(event)
+                if not self._waiting[topic]:
+                    del self._waiting[topic]

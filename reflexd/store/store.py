@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from reflexd.store.database import Database
+from reflexd.store.deletions import DeletionStore
+from reflexd.store.events import EventStore
 from reflexd.store.jobs import JobStore
 from reflexd.store.keys import KeyStore
 from reflexd.store.models import ModelStore
@@ -19,9 +21,11 @@ class Store:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.signals = Signals()
-        self.keys = KeyStore(database)
+        self.keys = KeyStore(database, self.signals)
         self.models = ModelStore(database)
         self.jobs = JobStore(database, self.models, self.signals)
+        self.events = EventStore(database)
+        self.deletions = DeletionStore(database, self.models, self.signals)
 
     @classmethod
     async def open(cls, data_dir: Path) -> Store:

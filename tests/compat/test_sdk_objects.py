@@ -73,24 +73,6 @@ def test_events_are_oldest_first_and_page_without_gap(daemon: Daemon, key: str, 
     assert rest == whole.data[4:6]
 
 
-def test_25_jobs_come_in_three_pages_newest_first(daemon: Daemon, key: str) -> None:
-    pager, sent = counting(daemon, key)
-    with pager:
-        made = [jobs.create(pager, TICKETS, f"page-{number}").id for number in range(25)]
-        sent.clear()
-        pages = [[job.id for job in page.data] for page in pager.fine_tuning.jobs.list(limit=10).iter_pages()]
-        assert len(sent) == 3
-        assert [len(page) for page in pages] == [10, 10, 5]
-        assert [job_id for page in pages for job_id in page] == made[::-1]
-        last = pager.fine_tuning.jobs.list(limit=10, after=made[5])
-        assert [job.id for job in last.data] == made[4::-1]
-        assert not last.has_more
-        assert len(pager.fine_tuning.jobs.list().data) == 20, "the default limit"
-        for job_id in made:
-            jobs.delete(pager, job_id)
-        assert list(pager.fine_tuning.jobs.list()) == []
-
-
 def test_cancel_answers_the_whole_job(client: openai.OpenAI) -> None:
     job = jobs.create(client, endless(), "cancelled")
     cancelled = client.fine_tuning.jobs.cancel(job.id)

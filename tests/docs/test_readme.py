@@ -26,6 +26,12 @@ RUN = {
         r'"object":"list","data":\[\{"id":"tickets"',
         r'"model":"tickets","version":[12],"label":"billing"',
     ],
+    '"base_model": "tickets"': [
+        r"^id: ftevent-.*-1$",
+        r'^data: .*"message":"Job queued"',
+        r'^data: .*"message":"Job succeeded: tickets version \d is served"',
+        r"^data: \[DONE\]$",
+    ],
     "reflexd predict tickets": [r"^billing  0\.\d+$", r"ftjob-\S+ +succeeded +tickets", r"tickets +[12] +billing, bug"],
     "reflexd keys create shop": [
         r"^rfx_\S+$",
@@ -76,8 +82,13 @@ def test_the_blocks_do_what_the_page_says(start_daemon: Callable[..., Daemon], t
 
     with daemon.openai(reader.key()) as client:
         jobs = [wait_for_status(client, job.id, "succeeded") for job in client.fine_tuning.jobs.list()]
-    assert [job.model_extra["labels"] for job in jobs] == [["good", "bad"], ["billing", "bug"], ["billing", "bug"]]
-    assert [job.model_extra["version"] for job in jobs] == [1, 2, 1]
+    assert [job.model_extra["labels"] for job in jobs] == [
+        ["good", "bad"],
+        ["billing", "bug", "question"],
+        ["billing", "bug"],
+        ["billing", "bug"],
+    ]
+    assert [job.model_extra["version"] for job in jobs] == [1, 3, 2, 1]
 
 
 def test_the_plugin_on_the_page_is_the_example() -> None:

@@ -34,7 +34,7 @@ JOBS = "/v1/fine_tuning/jobs"
 
 
 class Writer(threading.Thread):
-    """Creates jobs for as long as it may, cancelling and deleting some; a daemon that is away is tried again."""
+    """Creates jobs, and holds, cancels and deletes some, for as long as it may; tries again when the daemon is away."""
 
     def __init__(self, number: int, seed: int, daemon: Daemon) -> None:
         super().__init__(daemon=True)
@@ -63,7 +63,11 @@ class Writer(threading.Thread):
         body: dict[str, object] = {"training_data": rows}
         if self.random.random() < 0.5:
             body["suffix"] = f"shared-{self.random.randrange(4)}"
+        if self.random.random() < 0.2:
+            body["base_model"] = f"shared-{self.random.randrange(4)}"
         answer = http.post(JOBS, json=body)
+        if "base_model" in body and answer.status_code in (400, 409):  # there is none of this name, or not yet
+            return
         if answer.status_code != 200:
             self.odd.append(f"create answered {answer.status_code}: {answer.text}")
             return
@@ -77,6 +81,8 @@ class Writer(threading.Thread):
         elif chance < 0.3:
             self.deleting.add(victim)
             self.expect(http.delete(f"{JOBS}/{victim}"), 200, 404)
+        elif chance < 0.6:
+            self.expect(http.post(f"{JOBS}/{victim}/{'pause' if chance < 0.45 else 'resume'}"), 200, 400, 404)
 
     def expect(self, answer: httpx2.Response, *allowed: int) -> None:
         if answer.status_code not in allowed:
@@ -100,6 +106,8 @@ def wait_for_all(http: httpx2.Client) -> dict[str, dict[str, object]]:
     end = time.monotonic() + DEADLINE
     while True:
         found = live_jobs(http)
+        for job_id in (job_id for job_id, job in found.items() if job["paused"]):
+            http.post(f"{JOBS}/{job_id}/resume")
         if all(job["status"] in ENDED for job in found.values()) or time.monotonic() > end:
             return found
         time.sleep(0.2)

@@ -11,21 +11,10 @@ import pytest
 from tests import jobs
 from tests.daemons import Daemon
 from tests.integration.refusals import check_error, check_request_id, nothing_written
-from tests.rows import TICKETS, endless
+from tests.integration.routes import CLOSED
+from tests.rows import TICKETS
 
 CREATE = "/v1/fine_tuning/jobs"
-UNKNOWN = "ftjob-00000000-0000-7000-8000-000000000000"
-ROUTES = [
-    ("POST", CREATE),
-    ("GET", CREATE),
-    ("GET", f"{CREATE}/{UNKNOWN}"),
-    ("GET", f"{CREATE}/{UNKNOWN}/events"),
-    ("POST", f"{CREATE}/{UNKNOWN}/cancel"),
-    ("DELETE", f"{CREATE}/{UNKNOWN}"),
-    ("GET", "/v1/models"),
-    ("GET", "/v1/models/any"),
-    ("POST", "/v1/reflex/predict"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +31,8 @@ def refused(daemon: Daemon, headers: list[tuple[Any, Any]], *secrets: str) -> se
     """Check that every route refuses these headers with 401 and writes nothing; return the different answers."""
     answers = set()
     with httpx2.Client(base_url=daemon.url) as http, nothing_written(daemon):
-        for method, path in ROUTES:
-            answer = http.request(method, path, headers=headers, json={"training_data": TICKETS})
+        for route in CLOSED:
+            answer = http.request(route.method, route.example, headers=headers, json={"training_data": TICKETS})
             check_error(daemon, answer, 401, "invalid_api_key", None, *secrets)
             assert answer.headers["www-authenticate"] == "Bearer"
             answers.add(answer.content)
@@ -116,49 +105,6 @@ def test_two_keys_of_one_tenant_share_everything(quiet: Daemon) -> None:
         with pytest.raises(openai.AuthenticationError):
             mine.fine_tuning.jobs.retrieve(job.id)
         assert jobs.delete(ours, job.id)["deleted"]
-
-
-def comparable(answer: httpx2.Response) -> tuple[int, bytes, dict[str, str]]:
-    """Return all of an answer but what differs from one request to the next anyway."""
-    headers = {name: value for name, value in answer.headers.items() if name not in ("date", "x-request-id")}
-    return answer.status_code, answer.content, headers
-
-
-def test_somebody_elses_job_is_indistinguishable_from_none(quiet: Daemon) -> None:
-    stranger = quiet.create_key("stranger")
-    with quiet.openai() as owner, quiet.http(stranger) as http:
-        done = jobs.train(owner, TICKETS, "private")
-        active = jobs.create(owner, endless()[:10_000], "private-too")
-        jobs.wait_until_training(owner, active.id)
-        for job_id in (done.id, active.id):
-            for method, path in (
-                ("GET", "/{}"),
-                ("GET", "/{}/events"),
-                ("GET", "?after={}"),
-                ("POST", "/{}/cancel"),
-                ("DELETE", "/{}"),
-            ):
-                known, unknown = (
-                    comparable(http.request(method, CREATE + path.format(which))) for which in (job_id, UNKNOWN)
-                )
-                assert known == unknown, f"{method} {path} tells that the job exists"
-                assert known[0] == (400 if "after" in path else 404)
-        for name in (done.id, active.id, "private", "private-too"):
-            known, unknown = (
-                comparable(http.post("/v1/reflex/predict", json={"model": which, "text": "a"}))
-                for which in (name, "nobody-trained-this")
-            )
-            assert known == unknown
-            assert known[0] == 404
-            known, unknown = (comparable(http.get(f"/v1/models/{which}")) for which in (name, "nobody-trained-this"))
-            assert known == unknown
-        assert http.get(CREATE).json()["data"] == []
-        assert http.get("/v1/models").json()["data"] == []
-
-        assert jobs.status(owner, done.id) == "succeeded"
-        assert jobs.status(owner, active.id) == "running"
-        assert jobs.predict(owner, "private", "the app freezes")["label"] == "bug"
-        jobs.delete(owner, active.id)
 
 
 def test_two_tenants_may_use_one_name(quiet: Daemon) -> None:

@@ -70,7 +70,7 @@ FIELDS: dict[str, tuple[bytes, str, str]] = {
     "a label of a row twice": (body([{"text": "t", "labels": ["a", "a"]}]), "training_data[0].labels[1]", "twice"),
     "text is a list": (body(with_row(9, text=["a"])), "training_data[9].text", "str"),
     "label is missing": (body(without(2, "label")), "training_data[2].label", "needs label or labels"),
-    "text is missing": (body(without(2, "text")), "training_data[2]", "text"),
+    "text is missing": (body(without(2, "text")), "training_data[2].text", "text"),
     "one label": (body([{**row, "label": "one"} for row in TICKETS]), "training_data", "2 different labels"),
     "four rows of a label": (body(TICKETS[:9]), "training_data", "'bug' has 4"),
     "empty text": (body(with_row(4, text="")), "training_data[4].text", "empty"),

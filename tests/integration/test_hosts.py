@@ -122,17 +122,16 @@ def made_up_host(random_: random.Random) -> bytes:
 
 def test_no_host_opens_a_route_that_needs_a_key(quiet: Daemon) -> None:
     random_ = random.Random(7)
-    closed = [path for path in PATHS if path.startswith("/v1/")]
+    closed = [(method, path) for path, methods in METHODS_OF.items() if path.startswith("/v1/") for method in methods]
     seen: Counter[int] = Counter()
     with nothing_written(quiet):
         for _ in range(3_000):
-            path, host = random_.choice(closed), made_up_host(random_)
-            method = "POST" if path.endswith(("predict", "cancel")) else "GET"
+            (method, path), host = random_.choice(closed), made_up_host(random_)
             with open_socket(quiet) as connection:
                 head = f"{method} {path} HTTP/1.1\r\nConnection: close\r\nHost: ".encode() + host + b"\r\n\r\n"
                 connection.sendall(head)
                 status = read_answer(connection).status_code
-            assert status in (400, 401, 421), (path, host)
+            assert status in (400, 401, 421), (method, path, host)
             seen[status] += 1
     print(dict(seen))
     assert set(seen) == {400, 401, 421}, "each answer was met, so the bytes went everywhere"

@@ -97,7 +97,7 @@ def test_csv_in_the_request_trains_a_classifier(site: Path, start_daemon: Callab
             ({"text": 'text,label\n"never closed,bug\n'}, "csv.text", "unexpected end of data"),
             ({}, "csv.text", "header text,label"),
             ("text,label\n", "csv.text", "header text,label"),
-            ({"text": CSV + "a line without a label\n"}, "csv[10].label", "label is empty"),
+            ({"text": CSV + "a line without a label\n"}, "csv[10].label", "needs label or labels"),
             ({"text": ""}, "csv", "2 different labels"),
         ):
             with pytest.raises(openai.BadRequestError, match=said) as refused:

@@ -20,7 +20,7 @@ from reflexd.registry import runs
 from reflexd.scheduler import dispatcher as module
 from reflexd.scheduler.dispatcher import Dispatcher, DispatchOptions
 from reflexd.schemas.worker import Event, Failed, Metrics, Prepared, RunSpec, Trained
-from reflexd.store.jobs import Job
+from reflexd.store.records import Job
 from reflexd.store.signals import job_topic
 from reflexd.store.store import Store
 from tests.unit.test_store import add_job, make_key, messages
@@ -172,7 +172,7 @@ async def test_a_cancelled_or_deleted_job_ends_its_run_and_leaves_nothing(
     async with dispatching(store, tmp_path, executor) as made:
         while not model_folders(tmp_path):
             await asyncio.sleep(0.001)
-        await (store.jobs.delete(job.id) if deleted else store.jobs.cancel(job.id))
+        await (store.deletions.delete_job(job.tenant_id, job.id) if deleted else store.jobs.cancel(job.id))
         await settled(made)
         assert executor.open == 0
         assert model_folders(tmp_path) == set()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from reflexd.store.identifiers import new_id
-from reflexd.store.jobs import Job
 from reflexd.store.keys import Key
+from reflexd.store.records import Job
 from reflexd.store.signals import QUEUED, job_topic
 from reflexd.store.store import Store
 
@@ -42,6 +42,12 @@ async def add_job(store: Store, key: Key, suffix: str | None = None) -> Job:
     return stored
 
 
+async def claim(store: Store) -> Job:
+    claimed = await store.jobs.claim(99)
+    assert claimed is not None
+    return claimed
+
+
 async def succeed(store: Store, job: Job, model_id: str) -> int | None:
     version = await store.jobs.succeed(
         job, model_id=model_id, labels=["a", "b"], mode="single_label", backbone="x", precision="int8",
@@ -51,7 +57,7 @@ async def succeed(store: Store, job: Job, model_id: str) -> int | None:
 
 
 async def messages(store: Store, job: Job) -> list[str]:
-    events, more = await store.jobs.events(job.id, 100)
+    events, more = await store.events.page(job.id, 100)
     assert [e.n for e in events] == list(range(1, len(events) + 1))
     assert not more
     return [e.message for e in events]
@@ -63,10 +69,10 @@ async def test_a_job_from_the_queue_to_a_served_version(store: Store) -> None:
     claimed = await store.jobs.claim(3)
     assert claimed is not None
     assert claimed.metadata == {"k": "v"}
-    after = await store.jobs.prepared(claimed, ["a", "b"], 10)
+    after = await store.jobs.prepared(claimed, ["a", "b"], "single_label", 10)
     assert after is not None
     assert (after.status, after.stage) == ("running", "train")
-    await store.jobs.add_event(claimed.id, "Step 1", kind="metrics", data={"step": 1})
+    await store.jobs.add_event(claimed, "Step 1", kind="metrics", data={"step": 1})
     assert await succeed(store, claimed, "dir1") == 1
     done = await store.jobs.get(claimed.id)
     assert done is not None
@@ -88,10 +94,10 @@ async def test_a_terminal_status_never_changes(store: Store) -> None:
     assert job is not None
     assert await store.jobs.cancel(job.id) is not None
     assert await succeed(store, job, "d") is None
-    assert await store.jobs.fail(job.id, "c", "m") is None
+    assert await store.jobs.fail(job, "c", "m") is None
     assert await store.jobs.cancel(job.id) is None
     assert await store.jobs.requeue(job, "w", died=True) is None
-    await store.jobs.add_event(job.id, "too late")
+    await store.jobs.add_event(job, "too late")
     assert (await messages(store, job))[-1] == "Job cancelled"
     assert "d" not in store.models
 
@@ -128,7 +134,7 @@ async def test_two_keys_take_turns_even_when_only_one_job_runs_at_a_time(store: 
         job = await store.jobs.claim(3)
         assert job is not None
         order.append(job.key_id)
-        await store.jobs.fail(job.id, "c", "m")
+        await store.jobs.fail(job, "c", "m")
     assert order == [keys[0].id, keys[1].id] * 3
 
 
@@ -151,9 +157,9 @@ async def test_a_restart_queues_running_jobs_again_and_keeps_everything_else(tmp
     store = await Store.open(tmp_path)
     key = await make_key(store, "k")
     secret = await store.keys.create("other", "k")
-    running, queued, done = [await add_job(store, key, "n") for _ in range(3)]
     for _ in range(3):
-        await store.jobs.claim(99)
+        await add_job(store, key, "n")
+    running, queued, done = [await claim(store) for _ in range(3)]
     await store.jobs.requeue(queued, "x", died=False)
     await succeed(store, done, "dir")
     await store.close()
@@ -176,17 +182,16 @@ async def test_a_version_number_is_never_given_twice(store: Store) -> None:
     key = await make_key(store, "k")
     made = []
     for number in range(3):
-        job = await add_job(store, key, "name")
-        await store.jobs.claim(99)
+        await add_job(store, key, "name")
+        job = await claim(store)
         made.append((job, await succeed(store, job, f"d{number}")))
     assert [version for _, version in made] == [1, 2, 3]
-    assert await store.jobs.delete(made[2][0].id) == ["d2"]
+    assert await store.deletions.delete_job(made[2][0].tenant_id, made[2][0].id) == ["d2"]
     latest = store.models.resolve(key.tenant_id, "name")
     assert latest is not None
     assert latest.version == 2
-    job = await add_job(store, key, "name")
-    await store.jobs.claim(99)
-    assert await succeed(store, job, "d3") == 4
+    await add_job(store, key, "name")
+    assert await succeed(store, await claim(store), "d3") == 4
     assert [v.version for v in store.models.versions(key.tenant_id, "name")] == [1, 2, 4]
     assert await store.database.rows("SELECT * FROM events WHERE job_id = ?", (made[2][0].id,)) == []
 

@@ -1,0 +1,190 @@
+"""Decides which training jobs are admitted: what the request asks for, checked as far as it can be checked now."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from reflexd.config import Limits
+from reflexd.engine.dataset import BadRow, check_labels, check_rows
+from reflexd.errors import InvalidRequest, LLMNotConfigured, NotSupportedYet, StartupError
+from reflexd.hookspecs import DataSource, InvalidInput, needs_llm, payload_type
+from reflexd.registry import runs
+from reflexd.schemas.openai import COLD_START, Method
+from reflexd.schemas.reflex import Mode
+from reflexd.service.decoding import convert, decode, decode_field
+from reflexd.service.names import check_suffix
+from reflexd.store.identifiers import new_id
+from reflexd.store.keys import Key
+from reflexd.store.records import Job
+
+LATER = ("webhook_url", "validation_file", "integrations")
+"""Fields of the contract that this version refuses rather than ignores."""
+MAX_IDEMPOTENCY_KEY = 255
+MAX_FIELD_BYTES = 4 << 20
+"""Of a field beside the input: a thousand labels of the greatest length take 3 MB when every character is escaped."""
+
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+]
+
+
+class CreateFields(Struct, kw_only=True):
+    """The fixed fields of POST /v1/fine_tuning/jobs; the input's field is named by its data source."""
+
+    model: str | None = None
+    base_model: str | None = None
+    suffix: str | None = None
+    labels: list[str] | None = None
+    mode: Mode | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    metadata: Metadata | None = None
+    auto_train: bool = True
+    method: Method | None = None
+    hyperparameters: dict[str, Any] | None = None
+
+
+class Repeat(Struct, frozen=True):
+    """What the headers say about an earlier sending of the same request."""
+
+    idempotency_key: str | None = None
+    retried: bool = False
+
+
+class Base(Struct, frozen=True):
+    """The model that the request names to start from, and the field that names it."""
+
+    name: str
+    param: str
+
+
+class Admitted(Struct, frozen=True, kw_only=True):
+    """A job that may be stored once its base model is found: its row, its input and what to tell about it."""
+
+    job: Job
+    given: runs.RunInput
+    notes: list[str]
+    base: Base | None
+
+
+class Admission:
+    """Checks create requests against the registered data sources and the limits; touches nothing that is stored."""
+
+    def __init__(self, sources: Mapping[str, DataSource], limits: Limits) -> None:
+        """Raise StartupError for a source that would take the name of one of the request's own fields."""
+        for name in sources:
+            if name in (*CreateFields.__struct_fields__, *LATER, "training_file"):
+                raise StartupError(
+                    f"a plugin registers the data source {name!r}, which is a field of the request already"
+                )
+        self._sources = sources
+        self._limits = limits
+
+    def admit(self, key: Key, body: bytes, body_sha256: str, repeat: Repeat) -> Admitted:
+        """Return the job that a body asks for; raises InvalidRequest that names the field."""
+        if repeat.idempotency_key is not None and not 1 <= len(repeat.idempotency_key) <= MAX_IDEMPOTENCY_KEY:
+            raise InvalidRequest(
+                f"Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY} characters", param="Idempotency-Key"
+            )
+        raw = decode(body, dict[str, msgspec.Raw])
+        fixed = {name: _decode_fixed(name, raw[name]) for name in CreateFields.__struct_fields__ if name in raw}
+        fields: CreateFields = convert(fixed, CreateFields)
+        source = self._choose_source(raw)
+        for name in LATER:
+            if name in raw and bytes(raw[name]) not in (b"null", b"[]"):
+                raise NotSupportedYet(f"{name} is not supported by this version of reflexd yet", param=name)
+        base = base_of(fields)
+        if fields.suffix is not None:
+            check_suffix(fields.suffix)
+        given_labels = fields.labels or []
+        labels, mode, examples = self._check_input(source, raw[source.name], given_labels, fields.mode)
+        job_id = new_id("ftjob-")
+        job = Job(
+            id=job_id,
+            tenant_id=key.tenant_id,
+            key_id=key.id,
+            source=source.name,
+            suffix=fields.suffix,
+            model=base.name if base is not None and base.param == "model" else COLD_START,
+            base_model=base.name if base is not None else None,
+            labels=labels,
+            mode=mode,
+            auto_train=fields.auto_train,
+            seed=fields.seed if fields.seed is not None else secrets.randbelow(2**31),
+            metadata=fields.metadata,
+            training_file=f"file-inline-{job_id}",  # one that was sent beside an inline input is ignored
+            trained_examples=examples,
+            idempotency_key=repeat.idempotency_key,
+            body_sha256=body_sha256,
+            created_at=int(time.time()),
+        )
+        given = runs.RunInput(
+            source=source.name,
+            payload=raw[source.name],
+            labels=given_labels,
+            mode=fields.mode,
+            limits=msgspec.to_builtins(self._limits),
+        )
+        notes = ["hyperparameters were ignored: training is fully managed"] if fields.hyperparameters else []
+        return Admitted(job=job, given=given, notes=notes, base=base)
+
+    def _choose_source(self, raw: Mapping[str, msgspec.Raw]) -> DataSource:
+        named = [name for name in raw if name in self._sources and not _is_null(raw[name])]
+        if len(named) == 1:
+            return self._sources[named[0]]
+        choices = ", ".join(sorted(self._sources))
+        if named:
+            raise InvalidRequest(f"Exactly one input is allowed, and {' and '.join(named)} are given", param=named[1])
+        raise InvalidRequest(f"One input is needed: {choices}", param="training_data")
+
+    def _check_input(
+        self, source: DataSource, payload: msgspec.Raw, labels: list[str], mode: Mode | None
+    ) -> tuple[list[str], Mode, int]:
+        """Return label order, mode and number of rows, as far as they are known before the job runs."""
+        limits = self._limits
+        try:
+            check_labels(labels, limits)
+        except BadRow as error:
+            raise InvalidRequest(error.message, param="labels" + error.param) from error
+        try:
+            rows = source.check(decode_field(source.name, payload, payload_type(source)), labels)
+            if needs_llm(source):
+                raise LLMNotConfigured(param=source.name)
+            if rows is None:
+                return labels, mode or "single_label", 0
+            return *check_rows(rows, labels, limits, mode), len(rows)
+        except InvalidInput as error:
+            # A field of the request itself (`labels`) is named from the top, a path inside the source's field is not.
+            inside = not error.param or error.param.startswith((".", "["))
+            raise InvalidRequest(error.message, param=source.name + error.param if inside else error.param) from error
+        except BadRow as error:
+            raise InvalidRequest(error.message, param=source.name + error.param) from error
+
+
+def base_of(fields: CreateFields) -> Base | None:
+    """Return what the job starts from: `base_model`, or another `model` than the cold start (spec 7, rows 4 and 5)."""
+    source = fields.model if fields.model not in (None, "", COLD_START) else None
+    if fields.base_model and source and fields.base_model != source:
+        raise InvalidRequest(
+            "model and base_model name two models to start from: leave one of them out", param="base_model"
+        )
+    if fields.base_model:
+        return Base(fields.base_model, "base_model")
+    return Base(source, "model") if source else None
+
+
+def _decode_fixed(name: str, raw: msgspec.Raw) -> Any:
+    """Decode a field of the request's own, before its type is known to be right: small ones alone cannot do harm."""
+    if len(memoryview(raw)) > MAX_FIELD_BYTES:
+        raise InvalidRequest(f"{name} has more than {MAX_FIELD_BYTES >> 20} MB", param=name)
+    return decode_field(name, raw)
+
+
+def _is_null(raw: msgspec.Raw) -> bool:
+    """Whether a field holds null, which is as good as leaving it out; the rest may be long and is not copied."""
+    return bytes(memoryview(raw)[:5]) == b"null"

@@ -1,0 +1,146 @@
+"""Shows, for every route, what a key's scopes open, and that another tenant's objects are like none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from reflexd.store.keys import SCOPES
+from tests import jobs
+from tests.daemons import Daemon, wait_for
+from tests.integration.refusals import check_error, nothing_written
+from tests.integration.routes import CLOSED, OPEN, ROUTES, UNKNOWN, Route
+from tests.rows import TICKETS, endless
+
+CREATE = "/v1/fine_tuning/jobs"
+NOBODYS = "nobody-trained-this"
+NAMING = [route for route in CLOSED if "{" in route.path]
+
+
+class Private:
+    """What one tenant has: its client, its jobs by what they are, and the names of its models."""
+
+    def __init__(self, owner: openai.OpenAI) -> None:
+        self.owner = owner
+        done = jobs.train(owner, TICKETS, "private")
+        active = jobs.create(owner, endless()[:10_000], "private-too")
+        rests = jobs.create(owner, TICKETS, "private-rests", auto_train=False)
+        self.jobs = [done.id, active.id, rests.id]
+        self.models = ["private", "private@1", "private-too", "private-rests", *self.jobs]
+        jobs.wait_until_training(owner, active.id)
+        wait_for(lambda: self.status(rests.id) == "prepared", "the job is prepared")
+
+    def status(self, job_id: str) -> str:
+        job: dict[str, Any] = self.owner.get(f"/fine_tuning/jobs/{job_id}", cast_to=dict[str, Any])
+        return str(job["status"])
+
+    def all(self) -> list[Any]:
+        return [self.owner.get(f"/fine_tuning/jobs/{job_id}", cast_to=dict[str, Any]) for job_id in self.jobs]
+
+
+@pytest.fixture(scope="module")
+def private(quiet: Daemon) -> Iterator[Private]:
+    with quiet.openai(quiet.create_key("owner")) as owner:
+        held = Private(owner)
+        yield held
+        for job_id in held.jobs:
+            jobs.delete(owner, job_id)
+
+
+@pytest.fixture(scope="module")
+def stranger(quiet: Daemon) -> Iterator[httpx2.Client]:
+    with quiet.http(quiet.create_key("stranger")) as http:
+        yield http
+
+
+def comparable(answer: httpx2.Response) -> tuple[int, bytes, dict[str, str]]:
+    """Return all of an answer but what differs from one request to the next anyway."""
+    headers = {name: value for name, value in answer.headers.items() if name not in ("date", "x-request-id")}
+    return answer.status_code, answer.content, headers
+
+
+def test_the_walk_finds_what_there_is() -> None:
+    found = {(route.method, route.path) for route in ROUTES}
+    assert found >= {("POST", CREATE), ("DELETE", "/v1/models/{model}"), ("GET", CREATE + "/{job_id}/events")}
+    assert len(NAMING) > 15
+    assert {route.path for route in OPEN} == {"/health", "/healthz", "/readyz"}
+
+
+@pytest.mark.parametrize("scope", sorted({route.scope for route in CLOSED}))
+def test_all_scopes_but_the_right_one_open_nothing(quiet: Daemon, private: Private, scope: str) -> None:
+    others = [word for other in SCOPES if other != scope for word in ("--scope", other)]
+    secret = quiet.create_key(f"all-but-{scope}", "--tenant", "owner", *others)
+    routes = [route for route in CLOSED if route.scope == scope]
+    assert routes
+    before = private.all()
+    with quiet.http(secret) as http, nothing_written(quiet):
+        for route in routes:
+            for name in (private.jobs[0], "private"):
+                answer = http.request(route.method, route.to(name), json={"training_data": TICKETS})
+                assert scope in check_error(quiet, answer, 403, "insufficient_scope", None, secret)
+    assert private.all() == before
+
+
+@pytest.mark.parametrize("route", NAMING, ids=lambda route: f"{route.method} {route.path}")
+def test_another_tenants_object_is_like_none(
+    quiet: Daemon, private: Private, stranger: httpx2.Client, route: Route
+) -> None:
+    names = private.models if "{model}" in route.path else private.jobs
+    queries = ("", "?stream=true", "?after=x") if route.path.endswith("/events") else ("",)
+    before = private.all()
+    with nothing_written(quiet):
+        for query in queries:
+            unknown = comparable(stranger.request(route.method, route.example + query))
+            assert unknown[0] == (204 if route.method == "OPTIONS" and route.scope != "admin" else unknown[0])
+            assert unknown[0] in (404, 204, 403), "403: the answer to OPTIONS needs the admin's scope"
+            assert unknown[0] == 404 or route.method == "OPTIONS"
+            for name in (*names, NOBODYS):
+                known = comparable(stranger.request(route.method, route.to(name) + query))
+                assert known == unknown, f"{route.method} {route.path}{query} tells that {name} exists"
+            for count in ("1", "2"):  # nor does the forgiving of a repeated request
+                retried = stranger.request(
+                    route.method, route.to(names[0]) + query, headers={"x-stainless-retry-count": count}
+                )
+                assert comparable(retried) == unknown
+    assert private.all() == before
+
+
+def test_another_tenants_names_in_a_body_or_query_are_like_none(
+    quiet: Daemon, private: Private, stranger: httpx2.Client
+) -> None:
+    row = {"id": "1", "text": "a"}
+    bodies: list[tuple[str, Any, int]] = [
+        ("/v1/reflex/predict", lambda name: {"model": name, "text": "a"}, 404),
+        ("/v1/reflex/predict", lambda name: {"models": [name], "texts": ["a", "b"]}, 404),
+        ("/v1/reflex/synchronous_predict_batch", lambda name: {"requests": [{**row, "model": name}]}, 404),
+        (CREATE, lambda name: {"training_data": TICKETS, "base_model": name}, 400),
+        (CREATE, lambda name: {"training_data": TICKETS, "model": name}, 400),
+    ]
+    with nothing_written(quiet):
+        for path, body, status in bodies:
+            unknown = comparable(stranger.post(path, json=body(NOBODYS)))
+            assert unknown[0] == status
+            for name in private.models:
+                assert comparable(stranger.post(path, json=body(name))) == unknown, (path, name)
+        for job_id in private.jobs:
+            unknown, known = (comparable(stranger.get(CREATE, params={"after": i})) for i in (UNKNOWN, job_id))
+            assert known == unknown
+            assert known[0] == 400
+        assert stranger.get(CREATE).json()["data"] == []
+        assert stranger.get(CREATE, params={"metadata[a]": "b"}).json()["data"] == []
+        assert stranger.get("/v1/models").json()["data"] == []
+    assert jobs.predict(private.owner, "private", "the app freezes")["label"] == "bug"
+
+
+def test_own_and_foreign_models_in_one_request_are_a_404(
+    quiet: Daemon, private: Private, stranger: httpx2.Client
+) -> None:
+    with quiet.openai(stranger.headers["authorization"].removeprefix("Bearer ")) as client:
+        mine = jobs.train(client, TICKETS, "mine")
+        asked = {"models": ["mine", "private"], "text": "a"}
+        check_error(quiet, stranger.post("/v1/reflex/predict", json=asked), 404, "model_not_found", "model")
+        jobs.delete(client, mine.id)
