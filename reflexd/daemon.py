@@ -18,6 +18,7 @@ import uvicorn
 from reflexd import __version__, startup
 from reflexd.admin import AdminVerbs, serve_admin
 from reflexd.api.app import Services, create_app
+from reflexd.api.openapi import Described
 from reflexd.api.protocol import protocol
 from reflexd.config import Config
 from reflexd.engine import backbone
@@ -97,7 +98,8 @@ class Daemon:
                     streams=streams,
                     predictions=predictions,
                     readiness=readiness,
-                )
+                ),
+                Described(limits=config.limits, sources=plugins.data_sources),
             )
             target = backbone.exported_directory(
                 Path(config.storage.cache_dir or default_cache_dir()).expanduser(),
@@ -219,11 +221,11 @@ class Daemon:
             predictions.forget,
         )
 
-    def _build_server(self, services: Services) -> uvicorn.Server:
+    def _build_server(self, services: Services, described: Described) -> uvicorn.Server:
         http = self._config.http
         return _Server(
             uvicorn.Config(
-                create_app(services, http),
+                create_app(services, http, described),
                 http=protocol(http.head_timeout_seconds, http.write_timeout_seconds),
                 ws="none",
                 lifespan="off",

@@ -10,12 +10,14 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 from msgspec import Struct
 
 from reflexd.api import errors
+from reflexd.api.api_page import document_route, page_routes
 from reflexd.api.auth import current_key, is_retried, key_guard
 from reflexd.api.envelope import Envelope
 from reflexd.api.fine_tuning import FineTuningController
 from reflexd.api.health import healthz, readyz
 from reflexd.api.hosts import AllowedHosts
 from reflexd.api.models import ModelsController
+from reflexd.api.openapi import Described, build_document
 from reflexd.api.predict import ReflexController
 from reflexd.config import Http
 from reflexd.service.event_streams import EventStreams
@@ -33,7 +35,7 @@ ROUTE_HANDLERS: list[ControllerRouterHandler] = [
     healthz,
     readyz,
 ]
-"""All that answers; tests walk it, so that no new route escapes them."""
+"""All that answers but the public files of api_page.py; tests walk it, so that no new route escapes them."""
 
 
 class Services(Struct, frozen=True, kw_only=True):
@@ -48,14 +50,14 @@ class Services(Struct, frozen=True, kw_only=True):
     readiness: Readiness
 
 
-def create_app(services: Services, http: Http) -> ASGIApp:
-    """Return the ASGI application."""
+def create_app(services: Services, http: Http, described: Described) -> ASGIApp:
+    """Return the ASGI application, which publishes the description of its own routes."""
 
     def given(value: Any) -> Provide:
         return Provide(lambda: value, sync_to_thread=False)
 
     app = Litestar(
-        route_handlers=ROUTE_HANDLERS,
+        route_handlers=[*ROUTE_HANDLERS, *page_routes()],
         dependencies={
             "key": Provide(current_key, sync_to_thread=False),
             "retried": Provide(is_retried, sync_to_thread=False),
@@ -69,7 +71,8 @@ def create_app(services: Services, http: Http) -> ASGIApp:
         guards=[key_guard(services.keys)],
         exception_handlers={Exception: errors.answer},
         request_max_body_size=http.max_body_bytes,
-        openapi_config=None,
+        openapi_config=None,  # openapi.py says why
         logging_config=None,
     )
+    app.register(document_route(build_document(app.routes, described)))
     return Envelope(app, AllowedHosts(http.host, http.allowed_hosts), http)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 Field = Literal[
     "model",
@@ -83,8 +83,8 @@ class GivenRow(Struct, kw_only=True):
     """A row as it came: a BatchRow, or what should have been one. Without an id its error would have no place."""
 
     id: str
-    model: Raw = ABSENT
-    text: Raw = ABSENT
+    model: Raw = field(default_factory=lambda: ABSENT)
+    text: Raw = field(default_factory=lambda: ABSENT)
 
 
 class BatchRequest(Struct, kw_only=True):
