@@ -81,7 +81,7 @@ class Limits(Section, frozen=True):
     text_chars: Count = 400_000
     texts: Count = 1_000
     models: Count = 1_000
-    answer_scores: Count = 250_000
+    answer_values: Count = 500_000
     streams: Count = 1_000
     streams_per_key: Count = 100
 

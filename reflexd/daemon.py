@@ -7,6 +7,7 @@ import contextlib
 import os
 import resource
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -42,7 +43,6 @@ from reflexd.store.store import Store
 
 LOCK_PATIENCE_SECONDS = 2.0
 """A command-line verb may hold the directory's lock for a moment."""
-KEPT_ASIDE_DAYS = 7.0
 
 log = structlog.get_logger(__name__)
 
@@ -127,7 +127,7 @@ class Daemon:
             timers.start()
             stack.callback(timers.shutdown, wait=False)
             stack.push_async_callback(executor.stop)
-            self._handle_signals(server, readiness, dispatcher, streams)
+            self._handle_signals(server, readiness, dispatcher)
 
             async def work() -> None:
                 """Load the encoder, exporting it at the very first start; then answer predictions and run jobs."""
@@ -235,7 +235,8 @@ class Daemon:
                 proxy_headers=False,
                 timeout_keep_alive=http.keep_alive_seconds,
                 timeout_graceful_shutdown=max(1, int(http.drain_timeout_seconds)),
-            )
+            ),
+            services.streams,
         )
 
     def _dispatch_options(self, target: Path) -> DispatchOptions:
@@ -265,9 +266,7 @@ class Daemon:
             await backbone.export(checkpoint, source, target, self._config.backbone.precision)
         return await asyncio.to_thread(Encoder, target)
 
-    def _handle_signals(
-        self, server: uvicorn.Server, readiness: Readiness, dispatcher: Dispatcher, streams: EventStreams
-    ) -> None:
+    def _handle_signals(self, server: uvicorn.Server, readiness: Readiness, dispatcher: Dispatcher) -> None:
         loop = asyncio.get_running_loop()
 
         def stop(number: int) -> None:
@@ -277,7 +276,6 @@ class Daemon:
                 os._exit(128 + number)
             readiness.block("draining", "the daemon is stopping")
             dispatcher.stop_claiming()
-            streams.stop()
             server.should_exit = True
 
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -286,7 +284,18 @@ class Daemon:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn with the signals left to the daemon: its own handling would end the process with status 143."""
+    """uvicorn with the signals left to the daemon: its own handling would end the process with status 143.
+
+    And before it waits for requests in flight it ends the event streams, whatever made it stop: they are such requests.
+    """
+
+    def __init__(self, config: uvicorn.Config, streams: EventStreams) -> None:
+        super().__init__(config)
+        self._streams = streams
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._streams.stop()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -16,6 +17,8 @@ from reflexd.api.protocol import new_request_id
 from reflexd.config import Http
 from reflexd.errors import RateLimited, ReflexError, RequestAborted, RequestTimeout, UnsupportedEncoding
 
+SMALL_BYTES = 65_536
+"""A body of up to this many bytes is always read, however much else is held."""
 CALLERS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -27,7 +30,10 @@ class Envelope:
         self._hosts = hosts
         self._body_timeout = http.body_timeout_seconds
         self._room = max(http.bodies_bytes, http.max_body_bytes)
-        """How many more bytes of bodies may be held; those of a request count until it is answered."""
+        """How many more bytes of large bodies may be held; those of a request count until it is answered."""
+        self._share = max(self._room // 4, http.max_body_bytes)
+        self._held: Counter[str] = Counter()
+        """Of how many each key has the use."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
@@ -36,14 +42,15 @@ class Envelope:
             return
         request_id = _request_id(scope)
         deadline = asyncio.get_running_loop().time() + self._body_timeout
-        whole, held = False, 0
+        whole, arrived, held, who = False, 0, 0, ""
 
         async def receive_in_time() -> Any:
-            nonlocal whole, held
+            nonlocal whole, arrived, held, who
             if whole:  # only a disconnect can follow
                 return await receive()
             if _is_encoded(scope):
                 raise UnsupportedEncoding
+            who = _key_id(scope)
             try:
                 async with asyncio.timeout_at(deadline):
                     message: Any = await receive()
@@ -52,11 +59,13 @@ class Envelope:
             if message["type"] == "http.disconnect":
                 raise RequestAborted
             whole = not message.get("more_body", False)
-            arrived = len(message.get("body", b""))
-            held += arrived
-            self._room -= arrived
-            if self._room < 0:
-                raise RateLimited("Too many large requests are being read: try again in a moment")
+            arrived += len(message.get("body", b""))
+            if arrived > SMALL_BYTES:  # from here on it counts, whole
+                more, held = arrived - held, arrived
+                self._room -= more
+                self._held[who] += more
+                if self._room < 0 or self._held[who] > self._share:
+                    raise RateLimited("Too many large requests are being read: try again in a moment")
             return message
 
         async def send_with_id(message: Message) -> None:
@@ -77,6 +86,9 @@ class Envelope:
                 await self._app(scope, receive_in_time, send_with_id)
         finally:
             self._room += held
+            self._held[who] -= held
+            if not self._held[who]:
+                del self._held[who]
 
 
 async def _refuse(error: ReflexError, send: Send) -> None:
@@ -85,6 +97,12 @@ async def _refuse(error: ReflexError, send: Send) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _key_id(scope: Scope) -> str:
+    """Return the id of the key that the guard has found by now; a body is read only after it."""
+    key = scope.get("state", {}).get("key")
+    return key.id if key is not None else ""
 
 
 def _has_body(scope: Scope) -> bool:

@@ -15,14 +15,14 @@ from litestar.response.sse import ServerSentEventMessage
 from reflexd.api.job_objects import checkpoints_of, event_object, job_object, make_page
 from reflexd.errors import InvalidRequest, ReflexError
 from reflexd.schemas.openai import Checkpoint, Deleted, FineTuningJob, JobEvent, Page
-from reflexd.service.admission import Repeat
+from reflexd.service.admission import MAX_METADATA_PAIRS, Repeat
 from reflexd.service.event_streams import End, EventStreams, Silence
 from reflexd.service.jobs import JobService, event_number
 from reflexd.store.keys import Key
 from reflexd.store.models import ModelStore
 from reflexd.store.records import Event
 
-Limit = Annotated[int, Parameter(ge=1, le=100, query="limit")]
+Limit = Annotated[int, Parameter(ge=1, le=100)]
 METADATA_PAIR = re.compile(r"metadata\[(.+)\]", re.DOTALL)
 
 
@@ -159,6 +159,8 @@ def _metadata_filter(query: Iterable[tuple[str, Any]]) -> tuple[dict[str, str], 
         if pair := METADATA_PAIR.fullmatch(name):
             if pairs.setdefault(pair[1], value) != value:
                 raise InvalidRequest("A key of metadata is asked for with two values", param=name)
+            if len(pairs) > MAX_METADATA_PAIRS:
+                raise InvalidRequest(f"A job has at most {MAX_METADATA_PAIRS} pairs of metadata", param="metadata")
         elif name == "metadata" and value == "null":
             bare = True
         elif name.startswith("metadata"):

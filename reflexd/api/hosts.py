@@ -19,7 +19,11 @@ ORIGIN = re.compile(r"https?://(?P<authority>[^/]+)", re.IGNORECASE)
 
 
 class AllowedHosts:
-    """The names that a Host or Origin header may carry; every IP address is one of them."""
+    """The names that a Host or Origin header may carry.
+
+    A Host may be any IP address. An Origin may be the Host itself, or an address of loopback: a page that comes from
+    another address is another site's.
+    """
 
     def __init__(self, listen: str, names: Iterable[str]) -> None:
         """`listen` is the address or name listened on; `names` are [http] allowed_hosts, checked by the configuration.
@@ -49,12 +53,15 @@ class AllowedHosts:
         for name, value in headers:
             if name == b"origin":
                 origin = ORIGIN.fullmatch(value.decode("latin-1"))
-                host = _host(origin["authority"]) if origin else None
-                if host is None or not self._allows(host):
+                site = _host(origin["authority"]) if origin else None
+                if site is None or not (site == host or self._names_us(site)):
                     raise OriginNotAllowed
 
     def _allows(self, host: str) -> bool:
-        return host in self._names or host.endswith(self._domains) or _is_address(host)
+        return self._names_us(host) or _is_address(host)
+
+    def _names_us(self, host: str) -> bool:
+        return host in self._names or host.endswith(self._domains) or _is_loopback(host)
 
 
 def _host(text: str) -> str | None:
@@ -66,6 +73,10 @@ def _host(text: str) -> str | None:
         return found["six"] if ":" in found["six"] and _is_address(found["six"]) else None
     name = found["name"].lower().removesuffix(".")
     return name if HOST_NAME.fullmatch(name) else None
+
+
+def _is_loopback(host: str) -> bool:
+    return _is_address(host) and ipaddress.ip_address(host).is_loopback
 
 
 def _is_address(host: str) -> bool:

@@ -1,12 +1,21 @@
-"""Decides the routes of /v1/reflex."""
+"""Decides the routes of /v1/reflex, and that a large request ends with its caller: its work is for nobody else."""
 
 from __future__ import annotations
 
-from litestar import Controller, post
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
+from litestar import Controller, Request, post
+
+from reflexd.errors import RequestAborted
 from reflexd.schemas.reflex import BatchResults, Prediction, Predictions
 from reflexd.service.predictions import PredictionService
 from reflexd.store.keys import Key
+
+T = TypeVar("T")
+WATCHED_BYTES = 16_384
+"""A smaller request is answered before its caller could be missed."""
 
 
 class ReflexController(Controller):
@@ -16,11 +25,29 @@ class ReflexController(Controller):
     opt = {"scope": "predict"}  # noqa: RUF012 - Litestar reads it from the class
 
     @post("/predict", status_code=200)
-    async def predict(self, body: bytes, key: Key, predictions: PredictionService) -> Prediction | Predictions:
+    async def predict(
+        self, request: Request[Any, Any, Any], body: bytes, key: Key, predictions: PredictionService
+    ) -> Prediction | Predictions:
         """Classify a text, or several, with one model or with several at once."""
-        return await predictions.predict(key, body)
+        work = predictions.predict(key, body)
+        return await (work if len(body) < WATCHED_BYTES else _unless_gone(request, work))
 
     @post("/synchronous_predict_batch", status_code=200)
-    async def predict_batch(self, body: bytes, key: Key, predictions: PredictionService) -> BatchResults:
+    async def predict_batch(
+        self, request: Request[Any, Any, Any], body: bytes, key: Key, predictions: PredictionService
+    ) -> BatchResults:
         """Classify many rows, each with its own model or models; what is wrong with a row is told in its place."""
-        return await predictions.predict_batch(key, body)
+        return await _unless_gone(request, predictions.predict_batch(key, body))
+
+
+async def _unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
+    """Await the work; raise RequestAborted, and end it, when the caller hangs up."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise RequestAborted
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()

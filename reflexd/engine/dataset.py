@@ -82,6 +82,8 @@ def check_row(
         raise BadRow("A row needs label or labels", f"[{number}].label")
     if row.label is not None and row.labels is not None:
         raise BadRow("A row has both label and labels: give one of them", f"[{number}].label")
+    if row.labels is not None and len(row.labels) > limits.labels:  # before each of a million is looked at
+        raise BadRow(f"The row has {len(row.labels)} labels; at most {limits.labels} are allowed", f"[{number}].labels")
     if row.labels is not None and mode == "single_label":
         raise BadRow("A row of a single_label job has one label: give it as `label`", f"[{number}].labels")
     seen: set[str] = set()

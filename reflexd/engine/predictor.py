@@ -7,6 +7,7 @@ whoever comes meanwhile waits for one forward and not for a whole batch.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections import OrderedDict
@@ -80,14 +81,14 @@ class Predictor:
     def __init__(self, encoder: Encoder, models_dir: Path, threads: int, resident_heads: int) -> None:
         self._encoder = encoder
         self._models_dir = models_dir
-        self._threads = threads
+        self.threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predict")
         self._heads: OrderedDict[str, LoadedHead] = OrderedDict()
         self._lock = threading.Lock()
         self._resident_heads = resident_heads
 
     async def classify(
-        self, rows: Sequence[Row], *, chunk: bool = False
+        self, rows: Sequence[Row], *, turn: asyncio.Semaphore | None = None, chunk: bool = False
     ) -> tuple[list[list[Scores] | ReflexError], float]:
         """Return, for each row, its models' scores in the order asked; and the wall milliseconds of computing.
 
@@ -100,7 +101,7 @@ class Predictor:
             places.setdefault(text, []).append(place)
         out: list[list[Scores] | ReflexError] = [[] for _ in rows]
         spans: list[tuple[float, float]] = []
-        turn = asyncio.Semaphore(self._threads)
+        turn = turn or asyncio.Semaphore(self.threads)
 
         async def work(queue: Iterator[tuple[str, list[int]]]) -> None:
             for text, where in queue:
@@ -113,7 +114,7 @@ class Predictor:
         if len(places) == 1:
             await work(queue)
         else:
-            await _all(*(work(queue) for _ in range(min(self._threads, len(places)))))
+            await _all(*(work(queue) for _ in range(min(self.threads, len(places)))))
         milliseconds = (max(end for _, end in spans) - min(start for start, _ in spans)) * 1e3 if spans else 0.0
         return out, milliseconds
 
@@ -136,7 +137,7 @@ class Predictor:
             for number, ids in queue:
                 vectors[number] = await step(self._encoder.forward, ids)
 
-        await _all(*(work() for _ in range(min(self._threads, len(vectors)))))
+        await _all(*(work() for _ in range(min(self.threads, len(vectors)))))
         return await step(self._join, read, vectors)
 
     def _read(self, text: str, model_ids: Sequence[Sequence[str]], chunk: bool) -> Answer | Unread:
@@ -190,8 +191,11 @@ class Predictor:
 
 
 def _scored(vector: Vector, windows: int, heads: Sequence[Sequence[LoadedHead]], began: float) -> Answer:
-    scores = [[_scores(loaded, vector, windows) for loaded in row] for row in heads]
-    return Answer(scores, began, time.perf_counter())
+    made: dict[int, Scores] = {}  # rows that ask one model about one text share its scores
+    for loaded in itertools.chain.from_iterable(heads):
+        if id(loaded) not in made:
+            made[id(loaded)] = _scores(loaded, vector, windows)
+    return Answer([[made[id(loaded)] for loaded in row] for row in heads], began, time.perf_counter())
 
 
 def _scores(loaded: LoadedHead, vector: Vector, windows: int) -> Scores:

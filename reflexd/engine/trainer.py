@@ -50,7 +50,7 @@ def train(
     prior = None if base is None else base.prior
     used = distinct(rows)
     vectors, tokens, windowed = encoder.embed_all([row.text for row in used], spec.threads, _progress(len(used), emit))
-    targets, known = targets_of(used, labels, mode), identities(row.text for row in used)
+    targets, known = targets_of(used, labels, mode), identities(vectors)
     kept = _one_of_each(vectors, targets)
     vectors, targets, seen = vectors[kept], targets[kept], _seen(base, known[kept])
     _warn(emit, len(rows) - len(kept), targets, labels, windowed, encoder.description.max_tokens)

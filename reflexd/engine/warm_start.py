@@ -7,7 +7,7 @@ copy in the job's run directory (registry/runs.py) and is only read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from reflexd.engine.backbone import EncoderDescription, incompatibility
-from reflexd.engine.heads import Prior
+from reflexd.engine.heads import Matrix, Prior
 from reflexd.errors import JobFailure
 from reflexd.registry import artifacts, runs
 from reflexd.registry.artifacts import DamagedArtifact
@@ -59,11 +59,11 @@ def read_base(run_dir: Path, labels: Sequence[str], mode: Mode, encoder: Encoder
     return Base(prior, seen)
 
 
-def identities(texts: Iterable[str]) -> Identities:
-    """Return a number for each text, in order: the first 8 bytes of the SHA-256 of the text without case and blanks.
+def identities(vectors: Matrix) -> Identities:
+    """Return a number for each row of embeddings [rows, width], in order: the first 8 bytes of its SHA-256.
 
-    Texts that differ in case or blanks alone are one to most encoders, so one of them tells what the other is.
+    Of the vectors and not of the texts: what the encoder cannot tell apart (case, blanks, accents, blanks before a
+    question mark) is one row to the head. A base has the same encoder, and a text has one vector whatever surrounds it.
     """
-    folded = (" ".join(text.casefold().split()) for text in texts)
-    digests = b"".join(hashlib.sha256(text.encode()).digest()[:8] for text in folded)
+    digests = b"".join(hashlib.sha256(vector.tobytes()).digest()[:8] for vector in vectors)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)

@@ -87,7 +87,7 @@ def publish(
 ) -> None:
     """Write a model's folder under a temporary name, fsync it and rename it into place.
 
-    `seen` are the identities of all texts that the model knows; None where they are not known.
+    `seen` are the identities of all rows that the model knows (engine/warm_start.py); None where they are not known.
     """
     contents = {HEAD: save_tensors({"weight": head.weight, "bias": head.bias})}
     if seen is not None:

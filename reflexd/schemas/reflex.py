@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 Field = Literal[
     "model",
@@ -22,8 +22,6 @@ Field = Literal[
 ]
 """What a prediction may hold; `fields` of a request chooses among these."""
 Fields = Annotated[list[Field], Meta(min_length=1)]
-ABSENT = Raw(b"")
-"""What a row left out."""
 LongText = Literal["error", "chunk"]
 """What becomes of a text that one forward cannot read: a 400, or windows whose vectors are averaged."""
 
@@ -83,8 +81,8 @@ class GivenRow(Struct, kw_only=True):
     """A row as it came: a BatchRow, or what should have been one. Without an id its error would have no place."""
 
     id: str
-    model: Raw = field(default_factory=lambda: ABSENT)
-    text: Raw = field(default_factory=lambda: ABSENT)
+    model: Raw | UnsetType = UNSET
+    text: Raw | UnsetType = UNSET
 
 
 class BatchRequest(Struct, kw_only=True):

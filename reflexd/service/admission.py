@@ -29,8 +29,9 @@ MAX_IDEMPOTENCY_KEY = 255
 MAX_FIELD_BYTES = 4 << 20
 """Of a field beside the input: a thousand labels of the greatest length take 3 MB when every character is escaped."""
 
+MAX_METADATA_PAIRS = 16
 Metadata = Annotated[
-    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=MAX_METADATA_PAIRS)
 ]
 
 
@@ -44,7 +45,7 @@ class CreateFields(Struct, kw_only=True):
     mode: Mode | None = None
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     metadata: Metadata | None = None
-    auto_train: bool = True
+    auto_train: bool | None = None
     method: Method | None = None
     hyperparameters: dict[str, Any] | None = None
 
@@ -96,7 +97,7 @@ class Admission:
         fields: CreateFields = convert(fixed, CreateFields)
         source = self._choose_source(raw)
         for name in LATER:
-            if name in raw and bytes(raw[name]) not in (b"null", b"[]"):
+            if name in raw and bytes(raw[name]) not in (b"null", b"[]", b'""'):
                 raise NotSupportedYet(f"{name} is not supported by this version of reflexd yet", param=name)
         base = base_of(fields)
         if fields.suffix is not None:
@@ -114,7 +115,7 @@ class Admission:
             base_model=base.name if base is not None else None,
             labels=labels,
             mode=mode,
-            auto_train=fields.auto_train,
+            auto_train=fields.auto_train is not False,
             seed=fields.seed if fields.seed is not None else secrets.randbelow(2**31),
             metadata=fields.metadata,
             training_file=f"file-inline-{job_id}",  # one that was sent beside an inline input is ignored

@@ -42,13 +42,11 @@ class BaseModels:
 
         Raises BaseModelNotFound, BaseModelNotReady or BaseModelIncompatible, naming the field.
         """
-        version = self._store.models.resolve(tenant_id, base.name)
-        # An own name that has no version yet shadows a default Reflex already: it must not be mistaken for that one.
-        if version is None or version.is_default:
-            if await self._store.jobs.waiting(tenant_id, base.name):
-                raise BaseModelNotReady(param=base.param)
-            if version is None:
-                raise BaseModelNotFound(param=base.param)
+        version = await self._store.resolve(tenant_id, base.name)
+        if version is None:
+            raise BaseModelNotFound(param=base.param)
+        if version == "waiting":
+            raise BaseModelNotReady(param=base.param)
         folder = self._models_dir / version.id
         try:
             manifest = await asyncio.to_thread(artifacts.read_manifest, self._models_dir, version.id)

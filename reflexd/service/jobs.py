@@ -122,9 +122,10 @@ class JobService:
         before = None
         if after is not None:
             cursor = await self._store.jobs.get(after, key.tenant_id)
-            if cursor is None:
+            # A loop that deletes what it lists goes on after a job that is gone.
+            before = cursor.seq if cursor is not None else await self._store.deletions.place(key.tenant_id, after)
+            if before is None:
                 raise InvalidRequest("after is not the id of a job of yours", param="after")
-            before = cursor.seq
         return await self._store.jobs.page(key.tenant_id, limit, before, metadata, bare=bare)
 
     async def events(self, key: Key, job_id: str, limit: int, after: str | None) -> tuple[list[Event], bool]:
@@ -190,8 +191,7 @@ class JobService:
         """
         job = await self._store.jobs.get(job_id, key.tenant_id)
         if job is None:
-            deleted_as = await self._store.deletions.deleted_as(key.tenant_id, job_id)
-            if is_job_id(job_id) and (deleted_as == "model" or (deleted_as and retried)):
+            if is_job_id(job_id) and await self._store.deletions.counts(key.tenant_id, job_id, "job", retried=retried):
                 return
             raise JobNotFound
         gone = await self._store.deletions.delete_job(key.tenant_id, job.id)

@@ -36,21 +36,20 @@ class ModelService:
         """
         try:
             version = await self._find(key, name)
-        except ModelNotFound:
-            deleted_as = await self._store.deletions.deleted_as(key.tenant_id, name)
-            if deleted_as == "job" or (deleted_as and retried):
+            if version.is_default:
+                raise InvalidRequest("A default Reflex belongs to the installation: it stays", param="model")
+        except InvalidRequest:  # a newer job of the name, or a default's, must not hide that the model was deleted
+            if await self._store.deletions.counts(key.tenant_id, name, "model", retried=retried):
                 return
             raise
-        if version.is_default:
-            raise InvalidRequest("A default Reflex belongs to the installation and cannot be deleted", param="model")
         versions = [version] if name != version.name else self._store.models.versions(key.tenant_id, name)
         gone = await self._store.deletions.delete_versions(key.tenant_id, name, versions)
         await self._jobs.discard([v.job_id for v in versions], gone)
 
     async def _find(self, key: Key, name: str) -> ModelVersion:
-        version = self._store.models.resolve(key.tenant_id, name)
-        if (version is None or version.is_default) and await self._store.jobs.waiting(key.tenant_id, name):
-            raise ModelNotReady(param="model")
+        version = await self._store.resolve(key.tenant_id, name)
         if version is None:
             raise ModelNotFound(param="model")
+        if version == "waiting":
+            raise ModelNotReady(param="model")
         return version

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
+from weakref import WeakValueDictionary
 
 import structlog
 from msgspec import UNSET, Struct
@@ -26,11 +28,9 @@ from reflexd.errors import (
 )
 from reflexd.registry.artifacts import DamagedArtifact
 from reflexd.schemas.reflex import (
-    ABSENT,
     BatchRequest,
     BatchResult,
     BatchResults,
-    BatchRow,
     ClassScore,
     GivenRow,
     LongText,
@@ -46,6 +46,10 @@ from reflexd.store.store import Store
 BYTES_PER_CHAR = 12
 """A character outside the basic plane can be written as two escapes of six bytes."""
 BYTES_PER_NAME = 1_000
+PLAIN_VALUES = 8
+PER_LABEL = ("classes", "all_scores", "scores", "labels")
+SLICE_VALUES = 20_000
+"""Values after which making an answer lets others have their turn: about 10 ms."""
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +81,10 @@ class Shape(Struct, frozen=True):
         """Whether the caller gets this field."""
         return self.fields is None or field in self.fields
 
+    def size(self, version: ModelVersion) -> int:
+        """Return how many values a prediction of this model holds, roughly: some, and those of each label."""
+        return PLAIN_VALUES + len(version.labels) * sum(map(self.wants, PER_LABEL))
+
 
 class PredictionService:
     """Answers predict requests; touches no database unless a name is unknown or means a default Reflex."""
@@ -86,6 +94,7 @@ class PredictionService:
         self._limits = limits
         self._waiting: Counter[str] = Counter()
         self._in_flight = 0
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self.predictor: Predictor | None = None
         """Set once the encoder is loaded; until then requests are answered 503."""
 
@@ -110,13 +119,13 @@ class PredictionService:
             if error := self._text_error(text):
                 raise _at(error, place)
         versions = [await self._resolve(key, name) for name in names]
-        scores, milliseconds = await self._classify(key, [Asked(t, versions) for t in texts], request.long_text)
         shape = _shape(request.fields, request.long_text, indexed=request.texts is not UNSET)
-        answers = []
+        scores, milliseconds = await self._classify(key, [Asked(t, versions) for t in texts], shape)
+        answers: list[Prediction] = []
         for index, found in enumerate(scores):
             if isinstance(found, ReflexError):
                 raise _at(found, places[index])
-            answers += [_answer(*pair, milliseconds, shape, index) for pair in zip(versions, found, strict=True)]
+            answers += await _answers(versions, found, milliseconds, shape, index)
         if request.models is UNSET and request.texts is UNSET:
             return answers[0]
         return Predictions(predictions=answers, inference_time_ms=round(milliseconds, 3))
@@ -134,27 +143,27 @@ class PredictionService:
         known: dict[str, ModelVersion] = {}
         for number, given_row in enumerate(request.requests):
             try:
-                row = _row(given_row)
-                names = [row.model] if isinstance(row.model, str) else row.model
+                names = _names(given_row)
                 _check_count(names, self._limits.content.models, "model")
-                if error := self._text_error(row.text):
-                    raise error
             except InvalidRequest as error:
                 asked.append(error)
                 continue
-            for name in names:
+            for name in names:  # before the text is looked at: an unknown model refuses the whole request
                 if name not in known:
                     known[name] = await self._resolve(key, name, f"requests[{number}].model")
-            asked.append(Asked(row.text, [known[name] for name in names]))
+            try:
+                asked.append(Asked(self._text(given_row), [known[name] for name in names]))
+            except InvalidRequest as error:
+                asked.append(error)
         good = [row for row in asked if isinstance(row, Asked)]
-        scores, milliseconds = await self._classify(key, good, request.long_text)
         shape = _shape(request.fields, request.long_text)
+        scores, milliseconds = await self._classify(key, good, shape)
         found = iter(scores)
         results = []
         for row_id, given in zip((row.id for row in request.requests), asked, strict=True):
             outcome = next(found) if isinstance(given, Asked) else given
             if isinstance(given, Asked) and not isinstance(outcome, ReflexError):
-                answers = [_answer(*pair, milliseconds, shape) for pair in zip(given.versions, outcome, strict=True)]
+                answers = await _answers(given.versions, outcome, milliseconds, shape)
                 results.append(BatchResult(id=row_id, predictions=answers))
             elif isinstance(outcome, ReflexError):
                 results.append(BatchResult(id=row_id, error=outcome.body()["error"]))
@@ -165,6 +174,15 @@ class PredictionService:
         if self.predictor is not None:
             self.predictor.forget(model_ids)
 
+    def _text(self, given: GivenRow) -> str:
+        """Return the text of a row of a batch; raises InvalidRequest for what is none."""
+        if given.text is UNSET:
+            raise InvalidRequest("The row has no text", param="text")
+        text: str = decode_field("text", given.text, str)
+        if error := self._text_error(text):
+            raise error
+        return text
+
     def _text_error(self, text: str) -> InvalidRequest | None:
         longest = self._limits.content.text_chars
         problem = text_problem(text, longest)
@@ -173,12 +191,15 @@ class PredictionService:
         return (ContextLengthExceeded if len(text) > longest else InvalidRequest)(problem, param="text")
 
     async def _classify(
-        self, key: Key, rows: Sequence[Asked], long_text: LongText
+        self, key: Key, rows: Sequence[Asked], shape: Shape
     ) -> tuple[list[list[Scores] | ReflexError], float]:
         """Return what came of each row, and the milliseconds that computing took."""
-        held, most = sum(len(v.labels) for row in rows for v in row.versions), self._limits.content.answer_scores
+        held, most = sum(shape.size(v) for row in rows for v in row.versions), self._limits.content.answer_values
         if held > most:
-            raise InvalidRequest(f"The answer would hold {held} scores; at most {most} are allowed: ask for less")
+            raise InvalidRequest(
+                f"The answer would hold {held} values; at most {most} are allowed: send it in parts, or ask for less "
+                "of each prediction by `fields`"
+            )
         predictor = self.predictor
         if predictor is None:
             raise Unavailable("The sentence encoder is still being loaded: try again in a moment")
@@ -186,7 +207,9 @@ class PredictionService:
         with self._place(key):
             try:
                 found = await predictor.classify(
-                    [(row.text, [version.id for version in row.versions]) for row in rows], chunk=long_text == "chunk"
+                    [(row.text, [version.id for version in row.versions]) for row in rows],
+                    turn=self._turn_of(key),
+                    chunk=shape.windowed,
                 )
             except DamagedArtifact as error:
                 self._explain(error, versions)
@@ -200,14 +223,20 @@ class PredictionService:
         raise ModelUnusable from error
 
     async def _resolve(self, key: Key, name: str, param: str = "model") -> ModelVersion:
-        version = self._store.models.resolve(key.tenant_id, name)
-        # An own model that is not trained yet shadows a default Reflex of its name: no other model answers for it.
-        if version is None or version.is_default:
-            if await self._store.jobs.waiting(key.tenant_id, name):
-                raise ModelNotReady(param=param)
-            if version is None:
-                raise ModelNotFound(param=param)
+        version = await self._store.resolve(key.tenant_id, name)
+        if version is None:
+            raise ModelNotFound(param=param)
+        if version == "waiting":
+            raise ModelNotReady(param=param)
         return version
+
+    def _turn_of(self, key: Key) -> asyncio.Semaphore:
+        """Return what a key's requests share: however many there are, they take each thread once at a time.
+
+        So another key's request waits for one text of theirs, and not for all of them.
+        """
+        assert self.predictor is not None
+        return self._turns.setdefault(key.id, asyncio.Semaphore(self.predictor.threads))
 
     @contextmanager
     def _place(self, key: Key) -> Iterator[None]:
@@ -231,12 +260,11 @@ def _check_count(given: Sequence[object], most: int, param: str) -> None:
         raise InvalidRequest(f"{param} must hold 1 to {most} entries, and holds {len(given)}", param=param)
 
 
-def _row(given: GivenRow) -> BatchRow:
-    for name, raw in (("model", given.model), ("text", given.text)):
-        if raw is ABSENT:
-            raise InvalidRequest(f"The row has no {name}", param=name)
-    model = decode_field("model", given.model, str | list[str])
-    return BatchRow(id=given.id, model=model, text=decode_field("text", given.text, str))
+def _names(given: GivenRow) -> list[str]:
+    if given.model is UNSET:
+        raise InvalidRequest("The row has no model", param="model")
+    model: str | list[str] = decode_field("model", given.model, str | list[str])
+    return [model] if isinstance(model, str) else model
 
 
 def _at(error: ReflexError, place: str) -> ReflexError:
@@ -246,6 +274,24 @@ def _at(error: ReflexError, place: str) -> ReflexError:
 
 def _shape(fields: Sequence[str] | None, long_text: LongText, *, indexed: bool = False) -> Shape:
     return Shape(frozenset(fields) if fields else None, indexed, long_text == "chunk")
+
+
+async def _answers(
+    versions: Sequence[ModelVersion],
+    found: Sequence[Scores],
+    milliseconds: float,
+    shape: Shape,
+    index: int | None = None,
+) -> list[Prediction]:
+    """Return one text's predictions, made in slices where there are many."""
+    answers, made = [], 0
+    for version, scores in zip(versions, found, strict=True):
+        answers.append(_answer(version, scores, milliseconds, shape, index))
+        made += shape.size(version)
+        if made > SLICE_VALUES:
+            made = 0
+            await asyncio.sleep(0)
+    return answers
 
 
 def _answer(

@@ -1,7 +1,7 @@
 """Decides what deleting removes, and which deletions of what is gone already are answered as if it had been there.
 
 Some clients delete the job and then its model, some the other way round, though either deletes both (spec 7, row 11);
-and the SDK repeats a DELETE whose answer was lost. A plain second DELETE of the same thing stays a 404.
+and the SDK repeats a DELETE whose answer was lost. A plain second DELETE by the same route stays a 404.
 """
 
 from __future__ import annotations
@@ -38,21 +38,24 @@ class DeletionStore:
         self, tenant_id: str, job_ids: Sequence[str], names: Sequence[str], deleted_as: DeletedAs
     ) -> list[str]:
         async def work(tx: Transaction) -> list[str]:
-            gone, buried = [], [*names, *job_ids]
+            gone: list[str] = []
+            buried: dict[str, int | None] = dict.fromkeys(names)
             for job_id in job_ids:
                 rows = await tx.rows("DELETE FROM model_versions WHERE job_id = ? RETURNING id, name", (job_id,))
-                await tx.run("DELETE FROM jobs WHERE id = ?", (job_id,))
+                deleted = await tx.row("DELETE FROM jobs WHERE id = ? RETURNING seq", (job_id,))
+                buried[job_id] = deleted["seq"] if deleted is not None else None
                 for row in rows:
                     gone.append(row["id"])
                     left = await tx.row(
                         "SELECT 1 FROM model_versions WHERE tenant_id = ? AND name = ?", (tenant_id, row["name"])
                     )
                     if left is None:
-                        buried.append(row["name"])
-            for name in dict.fromkeys(buried):
+                        buried.setdefault(row["name"])
+            for name, seq in buried.items():
                 await tx.run(
-                    "INSERT OR REPLACE INTO tombstones (tenant_id, name, deleted_as, created_at) VALUES (?, ?, ?, ?)",
-                    (tenant_id, name, deleted_as, int(time.time())),
+                    "INSERT OR REPLACE INTO tombstones (tenant_id, name, deleted_as, seq, created_at) "
+                    "VALUES (?, ?, ?, ?, ?)",
+                    (tenant_id, name, deleted_as, seq, int(time.time())),
                 )
             return gone
 
@@ -62,12 +65,29 @@ class DeletionStore:
 
         return await self._database.write(work, committed)
 
-    async def deleted_as(self, tenant_id: str, name: str) -> DeletedAs | None:
-        """Return by which of the two routes a job id or served name was deleted in the last week."""
+    async def counts(self, tenant_id: str, name: str, deleted_as: DeletedAs, *, retried: bool) -> bool:
+        """Whether a deletion by this route of a job id or name that is gone is to be answered as if it were not.
+
+        It is where the other route has deleted it in the last week, and then once; and where it is sent again.
+        """
+
+        async def work(tx: Transaction) -> bool:
+            row = await tx.row("SELECT deleted_as FROM tombstones WHERE tenant_id = ? AND name = ?", (tenant_id, name))
+            if row is None or (row["deleted_as"] == deleted_as and not retried):
+                return False
+            await tx.run(
+                "UPDATE tombstones SET deleted_as = ? WHERE tenant_id = ? AND name = ?", (deleted_as, tenant_id, name)
+            )
+            return True
+
+        return await self._database.write(work)
+
+    async def place(self, tenant_id: str, job_id: str) -> int | None:
+        """Return where a job that was deleted in the last week stood in the list."""
         row = await self._database.row(
-            "SELECT deleted_as FROM tombstones WHERE tenant_id = ? AND name = ?", (tenant_id, name)
+            "SELECT seq FROM tombstones WHERE tenant_id = ? AND name = ?", (tenant_id, job_id)
         )
-        found: DeletedAs | None = row["deleted_as"] if row is not None else None
+        found: int | None = row["seq"] if row is not None else None
         return found
 
     async def forget_old(self) -> None:

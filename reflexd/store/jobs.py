@@ -320,7 +320,9 @@ async def _earlier(tx: Transaction | Database, job: Job, retried: bool) -> Job |
             raise IdempotencyKeyReused
     elif retried:
         row = await tx.row(
-            "SELECT * FROM jobs WHERE key_id = ? AND created_at > ? AND body_sha256 = ? ORDER BY seq DESC LIMIT 1",
+            # What has ended without a model since is not what the retry asks for.
+            "SELECT * FROM jobs WHERE key_id = ? AND created_at > ? AND body_sha256 = ? "
+            "AND status NOT IN ('cancelled', 'failed') ORDER BY seq DESC LIMIT 1",
             (job.key_id, job.created_at - RETRY_SECONDS, job.body_sha256),
         )
     else:

@@ -85,10 +85,11 @@ class ModelStore:
         if version := self._by_job.get((tenant_id, name)):
             return version
         served, at, number = name.rpartition("@")
-        if not at:
-            return self._defaults.get(name)
-        own = self._by_name.get((tenant_id, served))
-        candidates = own if own is not None else [v for n, v in self._defaults.items() if n == served]
+        default = self._defaults.get(served if at else name)
+        own = self._by_name.get((tenant_id, served if default is None else default.name))
+        if not at:  # an alias of a default means the own model that shadows it
+            return own[-1] if own and default is not None else default
+        candidates = own if own is not None else [default] if default is not None else []
         return next((version for version in candidates if str(version.version) == number), None)
 
     def of_job(self, tenant_id: str, job_id: str) -> ModelVersion | None:

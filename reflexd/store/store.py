@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from reflexd.store.database import Database
 from reflexd.store.deletions import DeletionStore
 from reflexd.store.events import EventStore
 from reflexd.store.jobs import JobStore
 from reflexd.store.keys import KeyStore
-from reflexd.store.models import ModelStore
+from reflexd.store.models import ModelStore, ModelVersion
 from reflexd.store.signals import Signals
 
 DATABASE = "reflexd.db"
@@ -38,6 +39,20 @@ class Store:
             await store.close()
             raise
         return store
+
+    async def resolve(self, tenant_id: str, name: str) -> ModelVersion | Literal["waiting"] | None:
+        """Return the version that a name means, "waiting" where its job has not ended yet, None where it means nothing.
+
+        An own model that is not trained yet shadows a default Reflex of its name already, in all of that one's
+        spellings: no other model may answer for it. Asks the database only where no own model answers.
+        """
+        version = self.models.resolve(tenant_id, name)
+        if version is not None and not version.is_default:
+            return version
+        for shadowing in {name, name.rpartition("@")[0], version.name} if version is not None else {name}:
+            if shadowing and await self.jobs.waiting(tenant_id, shadowing):
+                return "waiting"
+        return version
 
     async def close(self) -> None:
         """Close the database; calling it again does nothing."""

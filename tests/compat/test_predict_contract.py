@@ -190,8 +190,9 @@ def test_a_model_that_is_unknown_or_not_ready_refuses_the_whole_batch(http: http
     good = {"id": "good", "model": "tickets", "text": CRASH}
     for name, status, code in (("nobody", 404, "model_not_found"), ("busy", 409, "model_not_ready")):
         for model in (name, ["tickets", name]):
-            answer = http.post(BATCH, json={"requests": [good, {"id": "x", "model": model, "text": BILL}]})
-            check_error(daemon, answer, status, code, "requests[1].model")
+            for text in (BILL, "", 5):  # what is wrong with a text does not hide it
+                answer = http.post(BATCH, json={"requests": [good, {"id": "x", "model": model, "text": text}]})
+                check_error(daemon, answer, status, code, "requests[1].model")
 
 
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -223,11 +224,12 @@ def test_a_bad_request_names_the_field(http: httpx2.Client, daemon: Daemon, name
 
 
 def test_an_answer_is_bounded(start_daemon: Any) -> None:
-    daemon = start_daemon(REFLEXD_LIMITS__ANSWER_SCORES="10", REFLEXD_LIMITS__MODELS="6")
+    daemon = start_daemon(REFLEXD_LIMITS__ANSWER_VALUES="80", REFLEXD_LIMITS__MODELS="6")
     with daemon.openai() as client, daemon.http() as http:
         jobs.train(client, TICKETS, "tickets")
         assert len(ask(http, texts=[BILL] * 5, model="tickets")["predictions"]) == 5
         answer = http.post(PREDICT, json={"texts": [BILL] * 3, "models": ["tickets"] * 2})
-        assert "12 scores" in check_error(daemon, answer, 400, None, None)
+        assert "96 values" in check_error(daemon, answer, 400, None, None)
+        assert len(ask(http, texts=[BILL] * 3, models=["tickets"] * 2, fields=["label"])["predictions"]) == 6
         answer = http.post(PREDICT, json={"text": BILL, "models": ["tickets"] * 7})
         check_error(daemon, answer, 400, None, "models")

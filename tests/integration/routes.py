@@ -40,7 +40,7 @@ def _walk() -> list[Route]:
         handlers: Any = getattr(route, "route_handler_map", {})
         path = route.path_format.replace("{model:path}", "{model}")
         found += [Route(method, path, handler.opt.get("scope", "admin")) for method, (handler, _) in handlers.items()]
-    return found
+    return sorted(found, key=lambda route: (route.path, route.method))
 
 
 ROUTES = _walk()

@@ -88,6 +88,11 @@ FIELDS: dict[str, tuple[bytes, str, str]] = {
     "a label twice": (body(TICKETS, labels=["bug", "billing", "bug"]), "labels", "twice"),
     "labels too long": (body(TICKETS, labels=["bug", LONG]), "labels[1]", "257"),
     "a label without rows": (body(TICKETS, labels=["bug", "billing", "x"]), "training_data", "'x' has 0"),
+    "100,000 labels of a row": (
+        body([*TICKETS[1:], {"text": "a", "labels": ["x"] * 100_000}]),
+        "training_data[9].labels",
+        "at most 1000",
+    ),
     "seed is a string": (body(TICKETS, seed="7"), "seed", "int"),
     "seed is negative": (body(TICKETS, seed=-1), "seed", "0"),
     "seed is enormous": (body(TICKETS, seed=10**30), "seed", ""),

@@ -188,17 +188,26 @@ def test_a_default_reflex_answers_until_an_own_model_shadows_it(
         assert warm(client, "guardrail", "specialised").model_extra["base_model_version"] == 1
 
         held = jobs.create(client, endless(), "guardrail")
-        for body in ({"model": "guardrail"}, {"models": ["specialised", "guardrail"]}):
+        for body in (
+            {"model": "guardrail"},
+            {"models": ["specialised", "guardrail"]},
+            {"model": "guardrail@1"},
+            {"model": "guard-rail"},
+        ):
             with pytest.raises(openai.ConflictError):
                 client.post("/reflex/predict", body={**body, "text": "x y"}, cast_to=object)
-        answer = http.post(CREATE, json={"training_data": TICKETS, "base_model": "guardrail"})
-        check_error(daemon, answer, 409, "base_model_not_ready", "base_model")
+        for name in ("guardrail", "guardrail@1", "guard-rail"):
+            answer = http.post(CREATE, json={"training_data": TICKETS, "base_model": name})
+            check_error(daemon, answer, 409, "base_model_not_ready", "base_model")
         jobs.delete(client, held.id)
         swapped = [{**row, "label": "mine"} if row["label"] == "bug" else row for row in TICKETS]
-        jobs.train(client, swapped, "guardrail")
+        own = jobs.train(client, swapped, "guardrail")
         assert jobs.predict(client, "guardrail", "the app freezes")["label"] == "mine"
+        assert jobs.predict(client, "guard-rail", "the app freezes")["label"] == "mine"
         assert [model.id for model in client.models.list()] == ["guardrail", "specialised"]
-        client.models.delete("guardrail")
+        jobs.delete(client, own.id)
+        client.models.delete("guardrail")  # what it means now is nobody's to delete, and its own was deleted
+        assert http.delete("/v1/models/guardrail").status_code == 400
         assert jobs.predict(client, "guardrail", "the app freezes")["label"] == "bug"
         daemon.stop()
         daemon.start()

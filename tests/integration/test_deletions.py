@@ -39,7 +39,7 @@ def test_a_model_deleted_by_name_takes_all_versions_and_their_jobs_along(
     assert not {job.id for job in made} & daemon.runs()
     for job in made:
         assert delete_job(http, job.id).status_code == 200, "clients that delete the model first delete its job next"
-    assert delete_model(http, "many").status_code == 404
+    assert delete_model(http, "many").status_code == 404, "the second time"
     assert delete_model(http, "many", **RETRY).json() == {"id": "many", "object": "model", "deleted": True}
 
 
@@ -78,6 +78,29 @@ def test_a_second_plain_delete_is_a_404_and_a_retried_one_is_not(client: openai.
     unknown = delete_job(http, "ftjob-unknown", **RETRY)
     assert unknown.content == second.content, "a retry of nothing finds nothing"
     assert delete_job(http, "twice", **RETRY).status_code == 404, "a name is no job"
+
+
+def test_a_newer_job_of_the_name_does_not_hide_that_the_model_was_deleted(
+    client: openai.OpenAI, http: httpx2.Client
+) -> None:
+    first = jobs.train(client, TICKETS, "renewed")
+    newer = jobs.create(client, endless(), "renewed")
+    assert delete_job(http, first.id).status_code == 200
+    assert delete_model(http, "renewed").status_code == 200
+    assert delete_model(http, "renewed").status_code == 409
+    assert jobs.status(client, newer.id) in ("queued", "running")
+    jobs.delete(client, newer.id)
+
+
+def test_a_loop_may_delete_what_it_lists(client: openai.OpenAI, http: httpx2.Client) -> None:
+    made = {jobs.create(client, TICKETS).id for _ in range(8)}
+    deleted = []
+    for job in client.fine_tuning.jobs.list(limit=3):
+        assert delete_job(http, job.id).status_code == 200
+        deleted.append(job.id)
+    assert set(deleted) == made
+    assert len(deleted) == 8
+    assert list(client.fine_tuning.jobs.list()) == []
 
 
 def test_tombstones_belong_to_a_tenant(daemon: Daemon, client: openai.OpenAI) -> None:

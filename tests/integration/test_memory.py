@@ -50,12 +50,16 @@ def test_what_all_bodies_take_is_bounded(start_daemon: Callable[..., Daemon]) ->
         REFLEXD_HTTP__MAX_BODY_BYTES=str(limit),
         REFLEXD_HTTP__BODY_TIMEOUT_SECONDS="30",
     )
-    head, held = f"Content-Length: {limit}", []
+    head, held = [f"Content-Length: {limit}", "Connection: close"], []
+    first, second = daemon.create_key("first"), daemon.create_key("second")
     try:
-        for _ in range(2):  # two requests that have sent all but their last byte fill the room
-            connection = connect(daemon, CREATE, head, "Connection: close")
+        for key in (first, second):  # two requests that have sent all but their last byte fill the room
+            connection = connect(daemon, CREATE, *head, key=key)
             connection.sendall(b" " * (limit - 1))
             held.append(connection)
+        with connect(daemon, CREATE, *head, key=first) as greedy:
+            greedy.sendall(b" " * 100_000)
+            assert read_answer(greedy).status_code == 429, "one key has its share"
         with daemon.http() as http:
 
             def refused() -> bool:
@@ -66,6 +70,7 @@ def test_what_all_bodies_take_is_bounded(start_daemon: Callable[..., Daemon]) ->
 
             wait_for(refused, "what the two have sent is counted", 20)
             assert http.get(CREATE).status_code == 200, "a request without a body needs no room"
+            assert http.post(CREATE, content=rows(100, 100)).status_code == 200, "nor does a small one"
             for connection in held:
                 connection.sendall(b" ")
                 assert read_answer(connection).status_code == 400

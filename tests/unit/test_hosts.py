@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 import pytest
@@ -123,8 +124,11 @@ def test_exactly_one_host_and_no_other_header_counts() -> None:
 
 @pytest.mark.parametrize("name", ALLOWED)
 def test_an_origin_that_is_ours(name: str) -> None:
-    check(("host", "localhost"), ("origin", f"http://{name}"))
-    check(("host", "localhost"), ("origin", f"HTTPS://{name}"))
+    elsewhere = name in ("10.1.2.3:65535", "[2001:DB8::1]")  # an address of this machine, or of another site
+    for origin in (f"http://{name}", f"HTTPS://{name}"):
+        check(("host", name), ("origin", origin))
+        with pytest.raises(OriginNotAllowed) if elsewhere else contextlib.nullcontext():
+            check(("host", "localhost"), ("origin", origin))
 
 
 @pytest.mark.parametrize(

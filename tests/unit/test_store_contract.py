@@ -74,13 +74,17 @@ async def test_a_run_that_was_given_up_cannot_speak_for_the_next_one(store: Stor
 
 
 async def test_pause_and_success_at_once_have_one_winner(store: Store) -> None:
-    key = await make_key(store, "k")
+    key, winners = await make_key(store, "k"), set()
     for number in range(40):
         await add_job(store, key)
         job = await claim(store)
-        won, paused = await asyncio.gather(succeed(store, job, f"d{number}"), store.jobs.pause(job.id))
+        both = [succeed(store, job, f"d{number}"), store.jobs.pause(job.id)]
+        outcomes = await asyncio.gather(*(both if number % 2 else both[::-1]))  # the first to ask writes first
+        won, paused = outcomes if number % 2 else outcomes[::-1]
         assert (won is None) != (paused is None)
+        winners.add("success" if won else "pause")
         await store.jobs.cancel(job.id)
+    assert winners == {"success", "pause"}
 
 
 async def test_a_terminal_job_is_never_paused_and_a_cancelled_one_not_any_more(store: Store) -> None:
@@ -131,6 +135,8 @@ async def test_a_repeat_is_found_in_its_time_and_for_its_key_only(store: Store) 
     assert not await again(key_id=other.id)
     assert await again(created_at=now + 590)
     assert not await again(created_at=now + 610)
+    await store.jobs.cancel(made.id)
+    assert not await again(), "a retry asks for a job, and not for one that was cancelled since"
 
 
 async def test_an_idempotency_key_stands_for_a_day_and_for_one_body(store: Store) -> None:
@@ -173,21 +179,34 @@ async def test_metadata_restricts_a_page_and_pages_go_on(store: Store) -> None:
     assert await found(before=first[0].seq, k="v") == [plain.id]
 
 
-async def test_tombstones_tell_how_and_are_forgotten(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tombstones_count_once_for_the_other_route_and_are_forgotten(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key = await make_key(store, "k")
     await add_job(store, key, "n")
     job = await claim(store)
     await succeed(store, job, "d")
-    assert await store.deletions.deleted_as(key.tenant_id, "n") is None
+
+    async def counts(name: str, route: deletions.DeletedAs, retried: bool = False, tenant: str = key.tenant_id) -> bool:
+        return await store.deletions.counts(tenant, name, route, retried=retried)
+
+    assert not await counts("n", "model", retried=True)
     assert await store.deletions.delete_job(key.tenant_id, job.id) == ["d"]
     for name in ("n", job.id):
-        assert await store.deletions.deleted_as(key.tenant_id, name) == "job"
-        assert await store.deletions.deleted_as("org-other", name) is None
+        assert not await counts(name, "model", tenant="org-other")
+        assert not await counts(name, "job")
+        assert await counts(name, "job", retried=True)
+        assert await counts(name, "model")
+        assert not await counts(name, "model"), "the second time by one route"
+        assert await counts(name, "model", retried=True)
+    assert await store.deletions.place(key.tenant_id, job.id) == job.seq
+    assert await store.deletions.place("org-other", job.id) is None
+    assert await store.deletions.place(key.tenant_id, "n") is None
     await store.deletions.forget_old()
-    assert await store.deletions.deleted_as(key.tenant_id, "n") == "job"
+    assert await counts("n", "model", retried=True)
     monkeypatch.setattr(deletions, "REMEMBERED_SECONDS", -1)
     await store.deletions.forget_old()
-    assert await store.deletions.deleted_as(key.tenant_id, "n") is None
+    assert not await counts("n", "model", retried=True)
 
 
 async def test_names_are_resolved_own_first_then_by_version_then_defaults(store: Store) -> None:
@@ -214,7 +233,10 @@ async def test_names_are_resolved_own_first_then_by_version_then_defaults(store:
         None,
     ]
     assert means("guardrail", other.tenant_id) == "default"
-    assert means("alias") == "default"
+    assert means("alias", other.tenant_id) == "default"
+    assert [means(n) for n in ("alias", "alias@1", "alias@3")] == ["own2", "own1", None], (
+        "its shadow has its aliases too"
+    )
     assert [v.id for v in store.models.defaults()] == ["default"]
     assert store.models.names(OURS) == []
 

@@ -18,6 +18,7 @@ CREATE TABLE tombstones (
     tenant_id  TEXT NOT NULL REFERENCES tenants (id),
     name       TEXT NOT NULL, -- a job id or a served name
     deleted_as TEXT NOT NULL CHECK (deleted_as IN ('job', 'model')),
+    seq        INTEGER,       -- of a job: where it stood in the list, for whoever pages on from there
     created_at INTEGER NOT NULL,
     PRIMARY KEY (tenant_id, name)
 ) STRICT, WITHOUT ROWID;
