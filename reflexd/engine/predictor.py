@@ -1,7 +1,7 @@
 """Decides how texts are classified: one forward of the shared encoder a text, then every asked head on its vector.
 
-A call puts at most as many texts (or windows of long texts) at once before the threads as there are threads, so that
-whoever comes meanwhile waits for one forward and not for a whole batch.
+All calls that share a `turn` together put at most as many texts (or windows of long texts) before the threads as there
+are threads, so that whoever comes meanwhile, with another one, waits for one forward and not for their whole batches.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class Predictor:
     ) -> tuple[list[list[Scores] | ReflexError], float]:
         """Return, for each row, its models' scores in the order asked; and the wall milliseconds of computing.
 
+        `turn` has as many places as there are threads; calls that share one share those (default: one for this call).
         With `chunk` a text that one forward cannot read is read in windows, up to MAX_CHUNKED_TOKENS. A row whose text
         cannot be read has the error in its place: ContextLengthExceeded where it is too long, InvalidRequest where
         there is nothing to read in it. Raises DamagedArtifact for a model whose files do not match their manifest.

@@ -122,10 +122,11 @@ class PredictionService:
         shape = _shape(request.fields, request.long_text, indexed=request.texts is not UNSET)
         scores, milliseconds = await self._classify(key, [Asked(t, versions) for t in texts], shape)
         answers: list[Prediction] = []
+        maker = Maker(shape, milliseconds)
         for index, found in enumerate(scores):
             if isinstance(found, ReflexError):
                 raise _at(found, places[index])
-            answers += await _answers(versions, found, milliseconds, shape, index)
+            answers += await maker.predictions(versions, found, index)
         if request.models is UNSET and request.texts is UNSET:
             return answers[0]
         return Predictions(predictions=answers, inference_time_ms=round(milliseconds, 3))
@@ -158,12 +159,12 @@ class PredictionService:
         good = [row for row in asked if isinstance(row, Asked)]
         shape = _shape(request.fields, request.long_text)
         scores, milliseconds = await self._classify(key, good, shape)
-        found = iter(scores)
+        found, maker = iter(scores), Maker(shape, milliseconds)
         results = []
         for row_id, given in zip((row.id for row in request.requests), asked, strict=True):
             outcome = next(found) if isinstance(given, Asked) else given
             if isinstance(given, Asked) and not isinstance(outcome, ReflexError):
-                answers = await _answers(given.versions, outcome, milliseconds, shape)
+                answers = await maker.predictions(given.versions, outcome)
                 results.append(BatchResult(id=row_id, predictions=answers))
             elif isinstance(outcome, ReflexError):
                 results.append(BatchResult(id=row_id, error=outcome.body()["error"]))
@@ -276,22 +277,26 @@ def _shape(fields: Sequence[str] | None, long_text: LongText, *, indexed: bool =
     return Shape(frozenset(fields) if fields else None, indexed, long_text == "chunk")
 
 
-async def _answers(
-    versions: Sequence[ModelVersion],
-    found: Sequence[Scores],
-    milliseconds: float,
-    shape: Shape,
-    index: int | None = None,
-) -> list[Prediction]:
-    """Return one text's predictions, made in slices where there are many."""
-    answers, made = [], 0
-    for version, scores in zip(versions, found, strict=True):
-        answers.append(_answer(version, scores, milliseconds, shape, index))
-        made += shape.size(version)
-        if made > SLICE_VALUES:
-            made = 0
-            await asyncio.sleep(0)
-    return answers
+class Maker:
+    """Makes the predictions of one answer, and lets others have their turn between slices of them."""
+
+    def __init__(self, shape: Shape, milliseconds: float) -> None:
+        self._shape = shape
+        self._milliseconds = milliseconds
+        self._made = 0
+
+    async def predictions(
+        self, versions: Sequence[ModelVersion], found: Sequence[Scores], index: int | None = None
+    ) -> list[Prediction]:
+        """Return one text's predictions."""
+        answers = []
+        for version, scores in zip(versions, found, strict=True):
+            answers.append(_answer(version, scores, self._milliseconds, self._shape, index))
+            self._made += self._shape.size(version)
+            if self._made > SLICE_VALUES:
+                self._made = 0
+                await asyncio.sleep(0)
+        return answers
 
 
 def _answer(

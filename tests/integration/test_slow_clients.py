@@ -120,7 +120,7 @@ def test_slow_clients_are_let_go_while_others_are_served(start_daemon: Callable[
         # A reset can swallow the answer where the client was sending at that very moment.
         answered, cut = slow.answers[kind, b"HTTP/1.1 408 Request Timeout"], slow.answers[kind, b""]
         assert answered + cut == each
-        assert answered > 0
+        assert answered > each // 2
 
 
 def test_the_daemon_may_open_as_many_files_as_the_system_lets_it(quiet: Daemon) -> None:
