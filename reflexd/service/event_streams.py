@@ -53,7 +53,10 @@ class EventStreams:
         self._store.signals.wake(STOPPING)
 
     def check_place(self, key: Key) -> None:
-        """Raise RateLimited where one more stream would be too many."""
+        """Raise RateLimited where one more stream would be too many.
+
+        The place is taken when the answer begins: streams that are asked for in the same moment may be some too many.
+        """
         if self._open.total() >= self._limits.open:
             raise RateLimited("The daemon has as many event streams open as it holds: poll the list of events instead")
         if self._open[key.id] >= self._limits.open_per_key:

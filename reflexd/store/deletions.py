@@ -43,7 +43,9 @@ class DeletionStore:
             for job_id in job_ids:
                 rows = await tx.rows("DELETE FROM model_versions WHERE job_id = ? RETURNING id, name", (job_id,))
                 deleted = await tx.row("DELETE FROM jobs WHERE id = ? RETURNING seq", (job_id,))
-                buried[job_id] = deleted["seq"] if deleted is not None else None
+                if deleted is None:  # somebody else has been quicker
+                    continue
+                buried[job_id] = deleted["seq"]
                 for row in rows:
                     gone.append(row["id"])
                     left = await tx.row(
