@@ -32,6 +32,8 @@ class Private:
         self.jobs = [done.id, active.id, rests.id]
         self.models = ["private", "private@1", "private-too", "private-rests", *self.jobs]
         jobs.wait_until_training(owner, active.id)
+        owner.fine_tuning.jobs.pause(active.id)  # it would write events of its own meanwhile
+        wait_for(lambda: jobs.messages(owner, active.id)[-1].startswith("The training process has ended"), "it rests")
         wait_for(lambda: self.status(rests.id) == "prepared", "the job is prepared")
 
     def status(self, job_id: str) -> str:
