@@ -37,7 +37,9 @@ class ModelService:
         try:
             version = await self._find(key, name)
             if version.is_default:
-                raise InvalidRequest("A default Reflex belongs to the installation: it stays", param="model")
+                raise InvalidRequest(
+                    "A default Reflex belongs to the installation and cannot be deleted", param="model"
+                )
         except InvalidRequest:  # a newer job of the name, or a default's, must not hide that the model was deleted
             if await self._store.deletions.counts(key.tenant_id, name, "model", retried=retried):
                 return
