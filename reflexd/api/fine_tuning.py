@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator, Iterable
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, MediaType, Request, Response, delete, get, post
+from litestar import Controller, Request, delete, get, post
 from litestar.params import Parameter
 from litestar.response import ServerSentEvent
+from litestar.response.base import ASGIResponse
 from litestar.response.sse import ServerSentEventMessage
 
 from reflexd.api.job_objects import checkpoints_of, event_object, job_object, make_page
@@ -24,6 +25,17 @@ from reflexd.store.records import Event
 
 Limit = Annotated[int, Parameter(ge=1, le=100)]
 METADATA_PAIR = re.compile(r"metadata\[(.+)\]", re.DOTALL)
+
+
+class EventStream(ServerSentEvent):
+    """A stream that is sent as what it is, also by a handler that may answer with JSON instead.
+
+    Of a handler with two kinds of answers the framework takes both for JSON, whatever the answer's own type says.
+    """
+
+    def to_asgi_response(self, *given: Any, **named: Any) -> ASGIResponse:
+        """Return the response with the stream's media type, not the handler's."""
+        return super().to_asgi_response(*given, **{**named, "media_type": self.media_type})
 
 
 class FineTuningController(Controller):
@@ -112,11 +124,11 @@ class FineTuningController(Controller):
         after: str | None = None,
         stream: bool = False,
         last_event_id: Annotated[str | None, Parameter(header="Last-Event-ID")] = None,
-    ) -> Response[Page[JobEvent]]:
+    ) -> Page[JobEvent] | EventStream:
         """List a job's events, oldest first; with `stream=true` as server-sent events, until the job has ended."""
         if not stream:
             found, more = await jobs.events(key, job_id, limit, after)
-            return Response(make_page([event_object(event) for event in found], more), media_type=MediaType.JSON)
+            return make_page([event_object(event) for event in found], more)
         job = await jobs.get(key, job_id)
         # A client that comes back sends the address of the first time, `after` included, so the header counts.
         n = 0
@@ -125,8 +137,7 @@ class FineTuningController(Controller):
         elif after is not None:
             n = event_number(job.id, after, "after")
         streams.check_place(key)
-        # Declared as the page: of a union of both, the framework would send the stream as JSON.
-        return ServerSentEvent(_frames(streams.follow(key, job.id, n)))  # type: ignore[return-value]
+        return EventStream(_frames(streams.follow(key, job.id, n)))
 
     @delete("/{job_id:str}", status_code=200)
     async def remove(self, job_id: str, key: Key, jobs: JobService, retried: bool) -> Deleted:

@@ -7,6 +7,9 @@ arrive as bytes, nor which errors a route answers.
 
 from __future__ import annotations
 
+import functools
+import operator
+import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -158,9 +161,14 @@ def _operation(found: _Found, schema: Schema, responses: dict[str, Schema]) -> S
 
 
 def _answer_type(handler: HTTPRouteHandler) -> Any:
-    """Return what the handler returns as JSON, out of a framework's Response where it is wrapped in one."""
+    """Return what the handler returns as JSON: out of a framework's Response, and without a stream beside it."""
     kind = handler.parsed_return_field.annotation
-    return typing.get_args(kind)[0] if typing.get_origin(kind) is Response else kind
+    if typing.get_origin(kind) is Response:
+        return typing.get_args(kind)[0]
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return kind
+    json = [part for part in typing.get_args(kind) if not (isinstance(part, type) and issubclass(part, Response))]
+    return functools.reduce(operator.or_, json)
 
 
 def _success(found: _Found, schema: Schema) -> Schema:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from http import HTTPStatus
+from typing import cast
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -44,9 +45,11 @@ class Protocol(HttpToolsProtocol):
     _left_to_send = 0
     _looks_at_stuck = 0
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clocks."""
-        super().connection_made(transport)
+        # uvicorn asks for more than the event loop promises. uvloop's transport is no asyncio.Transport by its class
+        # (so this cannot be asserted), and one by its methods.
+        super().connection_made(cast(asyncio.Transport, transport))
         self._start_head_clock()
         self._look_at_writing()
 

@@ -40,7 +40,7 @@ SAMPLES = (
 )
 
 
-class PooledEncoder(torch.nn.Module):  # type: ignore[misc]  # mypy skips torch's sources, so its classes are Any
+class PooledEncoder(torch.nn.Module):
     """An encoder whose output is one unit vector a text: input_ids, attention_mask [rows, tokens] -> [rows, width]."""
 
     def __init__(self, encoder: Any, pooling: str) -> None:
@@ -115,6 +115,8 @@ def _write_graph(model: PooledEncoder, path: Path, max_tokens: int) -> None:
         output_names=["sentence_vector"],
         dynamic_shapes={"input_ids": shape, "attention_mask": shape},
     )
+    if program is None:  # the exporter's type allows for it
+        raise StartupError("the exporter made no graph of it")
     program.save(path)
 
 
