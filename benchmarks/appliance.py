@@ -161,13 +161,13 @@ def resident_mib(pid: int) -> float:
 def checkpoint_folder() -> Path:
     """Return where the default checkpoint's own files lie."""
     config, _ = load_config()
-    return backbone.find_files(PluginManager([]).checkpoints[config.backbone.checkpoint])
+    return backbone.find_files(PluginManager([]).checkpoints[config.training.backbone])
 
 
 def exported_folder(precision: str) -> Path:
     """Return where the daemon keeps the exported encoder of a precision; it is there once a daemon was ready."""
     config, _ = load_config()
-    checkpoint = PluginManager([]).checkpoints[config.backbone.checkpoint]
+    checkpoint = PluginManager([]).checkpoints[config.training.backbone]
     cache = Path(config.storage.cache_dir or default_cache_dir()).expanduser()
     identity = backbone.fingerprint(checkpoint, backbone.find_files(checkpoint))
     return backbone.exported_directory(cache, identity, precision)

@@ -161,7 +161,7 @@ def export_fp32() -> Path:
     """Return the fp32 encoder's folder, exported as the daemon would export it where it is not in the cache yet."""
     folder = exported_folder("fp32")
     if backbone.read_description(folder) is None:
-        checkpoint = PluginManager([]).checkpoints[load_config()[0].backbone.checkpoint]
+        checkpoint = PluginManager([]).checkpoints[load_config()[0].training.backbone]
         asyncio.run(backbone.export(checkpoint, checkpoint_folder(), folder, "fp32"))
     return folder
 

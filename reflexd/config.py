@@ -87,8 +87,12 @@ class Limits(Section, frozen=True):
 
 
 class Training(Section, frozen=True):
-    """[training]: how many jobs run, and how."""
+    """[training]: what jobs train on, how many run, and how."""
 
+    backbone: str = "all-MiniLM-L6-v2"
+    budget_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 120.0
+    max_budget_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 3600.0
+    keep_rows: Auto = 32
     slots: Auto = 0
     threads: Auto = 0
     running_per_key: Count = 3
@@ -109,12 +113,12 @@ class Predict(Section, frozen=True):
     concurrent_per_key: Count = 128
     batch_bytes: Annotated[int, Meta(ge=1024)] = 8_388_608
     resident_heads: Count = 10_000
+    resident_merged: Count = 16
 
 
 class Backbone(Section, frozen=True):
-    """[backbone]: the sentence encoder that classifiers are trained on and served with."""
+    """[backbone]: how sentence encoders are exported."""
 
-    checkpoint: str = "all-MiniLM-L6-v2"
     precision: Literal["int8", "fp32"] = "int8"
 
 

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -22,18 +22,21 @@ from reflexd.api.app import Services, create_app
 from reflexd.api.openapi import Described
 from reflexd.api.protocol import protocol
 from reflexd.config import Config
-from reflexd.engine import backbone
+from reflexd.engine.backbones import Backbones, Ground
 from reflexd.engine.encoder import Encoder
+from reflexd.engine.encoders import Encoders
+from reflexd.engine.opening import open_encoder
 from reflexd.engine.predictor import Predictor
 from reflexd.errors import CannotStartNow, StartupError, StorageFull
-from reflexd.hookspecs import Checkpoint, Executor, ExecutorOptions
+from reflexd.hookspecs import Executor, ExecutorOptions
 from reflexd.observability import configure_logging
 from reflexd.plugins import PluginManager
-from reflexd.registry.data_directory import DataDirectory, default_cache_dir, default_data_dir
+from reflexd.registry.data_directory import cache_directory, data_directory
 from reflexd.scheduler.dispatcher import Dispatcher, DispatchOptions
 from reflexd.scheduler.periodic import build_timers
 from reflexd.service.admission import Admission
-from reflexd.service.base_models import BaseModels, EncoderIdentity
+from reflexd.service.backbones import BackboneService
+from reflexd.service.base_models import BaseModels
 from reflexd.service.event_streams import EventStreams, StreamLimits
 from reflexd.service.jobs import JobService
 from reflexd.service.models import ModelService
@@ -45,11 +48,6 @@ LOCK_PATIENCE_SECONDS = 2.0
 """A command-line verb may hold the directory's lock for a moment."""
 
 log = structlog.get_logger(__name__)
-
-
-def data_directory(config: Config) -> DataDirectory:
-    """Return the configured data directory, not yet claimed."""
-    return DataDirectory(Path(config.storage.data_dir or default_data_dir()).expanduser())
 
 
 class Daemon:
@@ -68,7 +66,8 @@ class Daemon:
             await asyncio.to_thread(directory.claim, LOCK_PATIENCE_SECONDS)
             stack.callback(directory.release)
             plugins = PluginManager(config.plugins.allow)
-            checkpoint, source = self._find_backbone(plugins)
+            backbones = self._build_backbones(plugins)
+            present = await asyncio.to_thread(backbones.named, config.training.backbone)
             executor = self._build_executor(plugins)
             startup.refuse_lost_database(directory)
             store = await Store.open(directory.root)
@@ -83,10 +82,9 @@ class Daemon:
             except (StorageFull, OSError) as error:
                 raise CannotStartNow(f"cannot write the data directory {directory.root}: {error}") from error
 
-            encoder = EncoderIdentity(backbone.fingerprint(checkpoint, source), config.backbone.precision)
             readiness = Readiness(store.database, directory.root)
             predictions = self._build_predictions(store)
-            jobs = self._build_jobs(store, plugins, encoder, predictions)
+            jobs = self._build_jobs(store, plugins, backbones, predictions)
             limits = StreamLimits(open=config.limits.streams, open_per_key=config.limits.streams_per_key)
             streams = EventStreams(store, limits)
             server = self._build_server(
@@ -101,11 +99,6 @@ class Daemon:
                 ),
                 Described(limits=config.limits, sources=plugins.data_sources),
             )
-            target = backbone.exported_directory(
-                Path(config.storage.cache_dir or default_cache_dir()).expanduser(),
-                encoder.fingerprint,
-                encoder.precision,
-            )
 
             def on_trouble(why: str | None) -> None:
                 if why is None:
@@ -113,12 +106,14 @@ class Daemon:
                 else:  # the log has the reason; a probe's answer is public
                     readiness.block("training", "training processes cannot be started")
 
-            dispatcher = Dispatcher(store, executor, self._dispatch_options(target), on_trouble)
+            ground = partial(backbones.ground, default=present, precision=config.backbone.precision)
+            dispatcher = Dispatcher(store, executor, self._dispatch_options(ground), on_trouble)
             if config.training.hold:
                 log.warning("training is held: jobs are accepted and wait ([training] hold)")
                 dispatcher.stop_claiming()
 
-            admin = await serve_admin(AdminVerbs(store, directory), directory.socket)
+            operated = BackboneService(store, directory, backbones, config.training.backbone, config.backbone.precision)
+            admin = await serve_admin(AdminVerbs(store, directory, lambda: operated), directory.socket)
             stack.callback(directory.socket.unlink, missing_ok=True)
             stack.callback(admin.close)
             plugins.startup(directory.root)
@@ -132,16 +127,17 @@ class Daemon:
             async def work() -> None:
                 """Load the encoder, exporting it at the very first start; then answer predictions and run jobs."""
                 try:
-                    loaded = await self._load_encoder(checkpoint, source, target)
+                    exported = await backbones.export(present, present.precision(config.backbone.precision))
+                    loaded = await asyncio.to_thread(open_encoder, exported, forward_threads=1)
                 except Exception as error:  # without an encoder there is nothing to serve: stop, and say why
                     log.error("no sentence encoder", exc_info=error)
                     known = error if isinstance(error, StartupError) else None
                     self._failure = known or StartupError(f"the encoder cannot be loaded: {type(error).__name__}")
                     server.should_exit = True
                     return
-                predictions.predictor = self._build_predictor(loaded)
+                predictions.predictor = self._build_predictor(loaded, Encoders(backbones))
                 readiness.clear("backbone")
-                log.info("ready", backbone=checkpoint.name, precision=loaded.description.precision)
+                log.info("ready", backbone=present.name, precision=loaded.description.precision)
                 await executor.start()
                 await dispatcher.run()
 
@@ -170,12 +166,8 @@ class Daemon:
 
     # --- before listening -------------------------------------------------------------------------------------------
 
-    def _find_backbone(self, plugins: PluginManager) -> tuple[Checkpoint, Path]:
-        name = self._config.backbone.checkpoint
-        if name not in plugins.checkpoints:
-            known = ", ".join(plugins.checkpoints) or "none"
-            raise StartupError(f"[backbone] checkpoint: no plugin registers {name!r} (there is: {known})")
-        return plugins.checkpoints[name], backbone.find_files(plugins.checkpoints[name])
+    def _build_backbones(self, plugins: PluginManager) -> Backbones:
+        return Backbones(plugins.checkpoints, self._directory.backbones, cache_directory(self._config))
 
     def _build_executor(self, plugins: PluginManager) -> Executor:
         name, training = self._config.training.executor, self._config.training
@@ -202,19 +194,21 @@ class Daemon:
         )
         return PredictionService(store, limits)
 
-    def _build_predictor(self, encoder: Encoder) -> Predictor:
+    def _build_predictor(self, encoder: Encoder, others: Encoders) -> Predictor:
         given = self._config.predict
         threads = given.threads or os.cpu_count() or 1
-        return Predictor(encoder, self._directory.models, threads, given.resident_heads)
+        return Predictor(
+            encoder, self._directory.models, threads, given.resident_heads, given.resident_merged, others.of_model
+        )
 
     def _build_jobs(
-        self, store: Store, plugins: PluginManager, encoder: EncoderIdentity, predictions: PredictionService
+        self, store: Store, plugins: PluginManager, backbones: Backbones, predictions: PredictionService
     ) -> JobService:
         directory = self._directory
         return JobService(
             store,
-            Admission(plugins.data_sources, self._config.limits),
-            BaseModels(store, directory.models, encoder),
+            Admission(plugins.data_sources, self._config.limits, self._config.training.max_budget_seconds),
+            BaseModels(store, directory.models, backbones),
             self._config.training.queued_per_key,
             directory.runs,
             directory.models,
@@ -239,17 +233,19 @@ class Daemon:
             services.streams,
         )
 
-    def _dispatch_options(self, target: Path) -> DispatchOptions:
+    def _dispatch_options(self, ground: Callable[[Path], Awaitable[Ground]]) -> DispatchOptions:
         training = self._config.training
         return DispatchOptions(
             slots=self._slots(),
             running_per_key=training.running_per_key,
             max_attempts=training.max_attempts,
             threads=self._threads(),
+            budget_seconds=training.budget_seconds,
+            keep_rows=training.keep_rows,
             runs_dir=self._directory.runs,
             models_dir=self._directory.models,
-            backbone_dir=target,
             plugins_allow=list(self._config.plugins.allow),
+            ground=ground,
         )
 
     def _slots(self) -> int:
@@ -259,12 +255,6 @@ class Daemon:
         return self._config.training.threads or max(1, (os.cpu_count() or 1) // self._slots())
 
     # --- while running ----------------------------------------------------------------------------------------------
-
-    async def _load_encoder(self, checkpoint: Checkpoint, source: Path, target: Path) -> Encoder:
-        if await asyncio.to_thread(backbone.read_description, target) is None:
-            log.info("preparing the sentence encoder, once; this takes about 20 seconds", checkpoint=checkpoint.name)
-            await backbone.export(checkpoint, source, target, self._config.backbone.precision)
-        return await asyncio.to_thread(Encoder, target)
 
     def _handle_signals(self, server: uvicorn.Server, readiness: Readiness, dispatcher: Dispatcher) -> None:
         loop = asyncio.get_running_loop()

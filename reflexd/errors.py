@@ -314,6 +314,10 @@ class CannotStartNow(StartupError):
     exit_code = 1
 
 
+class BackboneRefused(Exception):
+    """A sentence encoder is not added or not removed; the message is the one sentence the operator reads."""
+
+
 class ServerUnreachable(Exception):
     """A client verb found no daemon to talk to."""
 

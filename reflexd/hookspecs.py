@@ -100,7 +100,8 @@ class DataSource(Protocol):
 class Checkpoint(Struct, frozen=True, kw_only=True):
     """A sentence encoder that stands in an installed Python distribution or in a directory.
 
-    `files` maps each needed file name to the sha256 it must have (empty: any); all must lie in one folder.
+    `files` maps each needed file name to the sha256 it must have (empty: any); all must lie in one folder. The pooling
+    of a decoder is "last_token", and its precision "bf16" where it is to run on a GPU or "fp32" on the processor.
     """
 
     name: str
@@ -109,6 +110,8 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     files: dict[str, str]
     license: str
     pooling: str = "mean"
+    precision: str = ""
+    """What it is exported in; "": what `[backbone] precision` says."""
 
 
 class DefaultReflex(Struct, frozen=True):
@@ -179,7 +182,7 @@ def register_data_sources(register: Callable[[DataSource], None]) -> None:
 
 @hookspec
 def register_checkpoints(register: Callable[[Checkpoint], None]) -> None:
-    """Call `register(checkpoint)` for each sentence encoder that `[backbone] checkpoint` may name."""
+    """Call `register(checkpoint)` for each sentence encoder that `[training] backbone` may name."""
 
 
 @hookspec

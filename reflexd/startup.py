@@ -13,10 +13,11 @@ import structlog
 
 from reflexd.errors import CannotStartNow, StartupError
 from reflexd.hookspecs import DefaultReflex
-from reflexd.registry import artifacts
+from reflexd.registry import artifacts, backbones
 from reflexd.registry.artifacts import DamagedArtifact
 from reflexd.registry.data_directory import DataDirectory
 from reflexd.registry.files import purge, sweep, write_durably
+from reflexd.schemas.worker import headline
 from reflexd.store.keys import SCOPES
 from reflexd.store.models import OURS, ModelVersion
 from reflexd.store.store import DATABASE, Store
@@ -97,7 +98,7 @@ async def adopt_defaults(store: Store, defaults: Mapping[str, DefaultReflex], di
             mode=manifest.mode,
             backbone=manifest.backbone.name,
             precision=manifest.backbone.precision,
-            result={name: value for name, value in manifest.result.items() if name != "per_label"},
+            result=headline(manifest.result),
             created_at=manifest.created_at,
         )
         store.models.add_default(version, reflex.aliases)
@@ -106,6 +107,7 @@ async def adopt_defaults(store: Store, defaults: Mapping[str, DefaultReflex], di
 async def recover(store: Store, directory: DataDirectory) -> None:
     """Queue interrupted jobs again, remove what is half made, put aside what the database does not know."""
     interrupted = await store.jobs.recover()
+    await asyncio.to_thread(backbones.sweep, directory.backbones)
     aside = directory.root / "swept"
     await asyncio.to_thread(purge, aside, KEPT_ASIDE_DAYS)
     models = await asyncio.to_thread(sweep, directory.models, store.models.ids(), aside)

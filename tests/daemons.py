@@ -52,6 +52,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+UNTUNED = {"REFLEXD_TRAINING__BUDGET_SECONDS": "0"}
+"""What daemons of tests run with: most are about something else, and those about tuning ask for it in the request."""
+
+
 def environment(**extra: str) -> dict[str, str]:
     """Return this process's environment without what could configure reflexd or the SDK, then `extra`."""
     cleared = ("REFLEXD_", "OPENAI_", "XDG_CONFIG", "STATE_DIR", "CACHE_DIR", "CONFIGURATION_DIR")
@@ -115,7 +119,12 @@ class Daemon:
         command = [sys.executable, "-m", "reflexd", "serve", "--data-dir", str(self.data_dir), "--port", str(self.port)]
         with self.stderr.open("ab") as log:
             self.process = subprocess.Popen(
-                command, env=environment(**self.env), cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                env=environment(**{**UNTUNED, **self.env}),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         if self not in ALIVE:
             ALIVE.append(self)

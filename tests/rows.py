@@ -64,3 +64,35 @@ def draw(rows: list[Row], per_label: int, seed: int) -> list[Row]:
         by_label.setdefault(row["label"], []).append(row)
     chosen = random.Random(seed)
     return [row for label in sorted(by_label) for row in chosen.sample(by_label[label], per_label)]
+
+
+def questions(per_label: int, seed: int = 0, joined: int = 1) -> list[Row]:
+    """Return TREC-6 questions, `joined` of one label in each row; made-up ones where the benchmark is not there.
+
+    Six labels by what is asked for, which a sentence encoder does not tell apart as it comes: tuning pays.
+    """
+    path = ROOT.parent / "shared" / "data" / "benchmarks" / "trec6" / "train.jsonl.gz"
+    rows = draw(read_gzip(path), per_label * joined, seed) if path.exists() else _asked(per_label * joined)
+    return [
+        {"text": " ".join(row["text"] for row in rows[start : start + joined]), "label": rows[start]["label"]}
+        for start in range(0, len(rows), joined)
+    ]
+
+
+COLOURS = ("red", "blue", "green", "black", "white")
+
+
+def _asked(per_label: int) -> list[Row]:
+    words = {
+        "HUM": "Who is",
+        "LOC": "Where is",
+        "NUM": "How many are",
+        "DESC": "Why is",
+        "ENTY": "What is",
+        "ABBR": "Is",
+    }
+    return [
+        {"text": f"{start} the number {n} of the {COLOURS[n % 5]} things?", "label": label}
+        for label, start in sorted(words.items())
+        for n in range(per_label)
+    ]

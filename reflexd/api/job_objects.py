@@ -57,6 +57,7 @@ def job_object(job: Job, models: ModelStore) -> FineTuningJob:
         seed=job.seed,
         organization_id=job.tenant_id,
         metadata=job.metadata,
+        hyperparameters=job.hyperparameters,
         auto_train=job.auto_train,
     )
 

@@ -217,6 +217,7 @@ def _prediction(**given: Any) -> Prediction:
         all_scores=[0.93, 0.07],
         scores={"billing": 0.93, "bug": 0.07},
         labels=["billing", "bug"],
+        in_domain=0.62,
         inference_time_ms=2.4,
         **given,
     )
@@ -239,6 +240,7 @@ def predictions() -> Any:
         all_scores=[0.31, 0.12],
         scores={"billing": 0.31, "bug": 0.12},
         labels=["billing", "bug"],
+        in_domain=0.01,
         inference_time_ms=2.4,
     )
     return _plain(Predictions(predictions=[_prediction(), none], inference_time_ms=2.4))

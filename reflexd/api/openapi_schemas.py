@@ -92,7 +92,10 @@ STREAMED: Schema = {
 STATUSES = ["queued", "running", "prepared", "succeeded", "failed", "cancelled"]
 MODES = ["single_label", "multi_label"]
 SCORE: Schema = {"minimum": 0, "maximum": 1}
-RESULT = "The held-out scores: `accuracy`, `f1_score` and more, measured on rows that training has not seen."
+RESULT = (
+    "The held-out scores: `accuracy`, `f1_score` and more, measured on rows that training has not seen. A job's holds"
+    " the errors by label, `ece` and `warnings` too."
+)
 
 SAID: dict[str, dict[str, Schema]] = {
     "FineTuningJob": {
@@ -120,6 +123,12 @@ SAID: dict[str, dict[str, Schema]] = {
         "label": {"description": "The selected label with the highest score; null where none is selected."},
         "confidence": {"description": "The score of `label`; null where no label is selected.", **SCORE},
         "all_scores": {"items": {"type": "number", **SCORE}},
+        "in_domain": {
+            "description": "The share of the model's own rows that lie at least as far from its labels as this text:"
+            " near 0 means none of the labels. Null where the model was trained on too few rows, or by an older"
+            " version.",
+            **SCORE,
+        },
         "index": {"description": "The place of the text in `texts`; only where `texts` was given.", "minimum": 0},
         "windows": {"description": "Windows that the text was read in; only under `long_text: chunk`.", "minimum": 1},
     },
@@ -215,7 +224,10 @@ def _create_request(fixed: Schema, limits: Limits, fields: Mapping[str, Schema])
         "description": "The labels in the order of the scores, at least two; by default as they first appear in the"
         " rows. Data sources that write or label rows need them.",
     }
-    properties["hyperparameters"]["description"] = "Ignored, and an event says so: training is fully managed."
+    properties["hyperparameters"]["description"] = (
+        "`budget_seconds` is how long the encoder may be tuned, in seconds of a usual processor; 0 leaves it as it is."
+        " The others are chosen by the trainer, and an event says so."
+    )
     properties["training_file"] = {"description": "Ignored; the OpenAI SDK always sends one."}
     properties |= fields
     for later in LATER:

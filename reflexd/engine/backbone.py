@@ -18,15 +18,25 @@ from msgspec import Struct
 
 from reflexd.errors import StartupError
 from reflexd.hookspecs import Checkpoint
-from reflexd.registry.artifacts import Manifest
+from reflexd.registry.artifacts import DamagedArtifact, Manifest
 from reflexd.registry.files import sha256_file
 
-STACK = 1
+STACK = 2
 """Version of the training stack: a head of another stack is not comparable and never mixed in."""
 
 GRAPH = "model.onnx"
 TOKENIZER = "tokenizer.json"
+LINEAR = "linear.safetensors"
 DESCRIPTION = "encoder.json"
+QUANTISED = "_quantized"
+"""What the quantiser puts after an int8 weight's name."""
+
+PRECISIONS = ("int8", "fp32", "bf16")
+"""A manifest's precision becomes a part of a path, so it is held against these."""
+
+
+class BackboneMissing(DamagedArtifact):
+    """A model is whole, and the encoder that it was trained on is not on this machine; the message says what to do."""
 
 
 class EncoderDescription(Struct, frozen=True, kw_only=True):
@@ -38,9 +48,18 @@ class EncoderDescription(Struct, frozen=True, kw_only=True):
     precision: str
     stack: int
     width: int
+    """Of one layer's vector; the encoder gives two side by side."""
+    layers: int
     max_tokens: int
     pooling: str
-    graph_sha256: str
+    biases: dict[str, int]
+    """Name and size of each bias of the graph's input `biases`, in order."""
+    weights: dict[str, str]
+    """The graph's name for each linear layer's weight; ends in QUANTISED where it is int8."""
+    parameters: int
+    """Numbers in all these weights: what a token's forward costs by."""
+    files: dict[str, str]
+    """SHA-256 of every other file in the folder."""
 
 
 class ExportSpec(Struct, kw_only=True):
@@ -52,6 +71,23 @@ class ExportSpec(Struct, kw_only=True):
     fingerprint: str
     precision: str
     pooling: str
+
+
+class AddSpec(Struct, kw_only=True):
+    """The command line of engine/registration.py; an empty `name` or `pooling` is what the files say."""
+
+    paths: list[str]
+    name: str
+    pooling: str
+    target: str
+    cache_dir: str
+    precision: str
+    taken: list[str]
+    """Names that are in use."""
+    known: dict[str, str]
+    """Names of the encoders that are there already, by fingerprint."""
+    cpu: bool = False
+    """Whether a decoder may run on the processor."""
 
 
 def find_files(checkpoint: Checkpoint) -> Path:
@@ -96,12 +132,13 @@ def exported_directory(cache_dir: Path, identity: str, precision: str) -> Path:
 
 
 def read_description(folder: Path) -> EncoderDescription | None:
-    """Return what an exported encoder is; None when there is none or its graph has changed."""
+    """Return what an exported encoder is; None when there is none or one of its files has changed."""
     try:
         found = msgspec.json.decode((folder / DESCRIPTION).read_bytes(), type=EncoderDescription)
+        whole = found.stack == STACK and all(sha256_file(folder / n) == sha256 for n, sha256 in found.files.items())
+        return found if whole else None
     except (OSError, msgspec.DecodeError):
         return None
-    return found if found.stack == STACK and sha256_file(folder / GRAPH) == found.graph_sha256 else None
 
 
 def incompatibility(manifest: Manifest, fingerprint: str, precision: str) -> str | None:
@@ -130,10 +167,19 @@ async def export(checkpoint: Checkpoint, source: Path, target: Path, precision: 
         precision=precision,
         pooling=checkpoint.pooling,
     )
+    if why := await run_child("reflexd.engine.export", spec):
+        raise StartupError(f"checkpoint {checkpoint.name} cannot be exported: {why}")
+
+
+async def run_child(module: str, spec: Struct) -> str | None:
+    """Run a module of ours in a process of its own, which alone imports torch; return its last words if it fails.
+
+    Cancelling the call ends the process.
+    """
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "reflexd.engine.export",
+        module,
         msgspec.json.encode(spec).decode(),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
@@ -148,6 +194,9 @@ async def export(checkpoint: Checkpoint, source: Path, target: Path, precision: 
     except BaseException:
         child.kill()
         raise
-    if status:
-        last = stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit status {status}"]
-        raise StartupError(f"checkpoint {checkpoint.name} cannot be exported: {last[0]}")
+    if not status:
+        return None
+    if status < 0:
+        return f"its process was ended by signal {-status}; the machine may be short of memory"
+    last = stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+    return last[0] if last else f"its process ended with status {status}"

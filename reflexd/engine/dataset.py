@@ -134,9 +134,12 @@ def check_counts(
     return order, mode
 
 
-def distinct(rows: Sequence[Example]) -> list[Example]:
-    """Return the rows without exact repetitions, which would stand on both sides of a held-out split."""
-    return list(dict.fromkeys(rows))
+def distinct(rows: Sequence[Example]) -> list[int]:
+    """Return the places of rows without exact repetitions, which would stand on both sides of a held-out split."""
+    first: dict[Example, int] = {}
+    for place, row in enumerate(rows):
+        first.setdefault(row, place)
+    return list(first.values())
 
 
 def data_sha256(rows: Sequence[Example]) -> str:

@@ -1,4 +1,8 @@
-"""Decides how a text becomes a vector: one forward a text, in ONNX Runtime, the same in training and in serving.
+"""Decides how a text becomes features: one forward a text, in ONNX Runtime, the same in training and in serving.
+
+A text's features [2 * width] are two unit vectors side by side: the encoder's last layer, which is what "the vector"
+means everywhere, and its middle one. An adapted encoder is the same object with other biases (one session serves all)
+or, for a low-rank adapter, with a session of its own whose weights have the change merged in.
 
 Dynamic int8 takes its activation scales over the whole batch, so a text's vector would depend on its neighbours. One
 text a forward makes it depend on the text alone (training and serving agree to the bit), and needs no padding.
@@ -6,6 +10,7 @@ text a forward makes it depend on the text alone (training and serving agree to 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,18 +18,25 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from reflexd.engine.backbone import GRAPH, TOKENIZER, EncoderDescription, read_description
+from reflexd.engine.adapters import Adapter
+from reflexd.engine.backbone import GRAPH, LINEAR, QUANTISED, TOKENIZER, EncoderDescription, read_description
 from reflexd.errors import StartupError
 
 Vector = NDArray[np.float32]
+QUANTISED_LIMIT = 64
+"""int8 weights keep 7 bits (engine/quantisation.py)."""
 PROBE_CHARS = 32_768
 """A text's beginning of this many characters, then of four times as many, tells whether the whole is too long."""
 
 
 class Encoder:
     """An exported encoder, loaded; safe to call from several threads, each forward using one of them."""
+
+    invocation: tuple[int, ...] = ()
+    """Token ids that are read after every text and count as none of it: a decoder's (engine/decoder.py)."""
 
     def __init__(self, folder: Path) -> None:
         """Load the folder that backbone.export wrote; raises StartupError when it is not whole."""
@@ -36,11 +48,86 @@ class Encoder:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        self._before, self._after = self._special // 2, self._special - self._special // 2
+        self._folder = folder
+        self._origin: Encoder | None = None
+        self._load()
+
+    def _load(self) -> None:
+        with safe_open(self._folder / LINEAR, framework="numpy") as linear:
+            own = [linear.get_tensor(name) for name in self.description.biases]
+        self._biases: Vector = np.concatenate(own) if own else np.zeros(0, np.float32)
+        self._replaced: list[onnxruntime.OrtValue] = []
+        self._session = self._open({})
+
+    def _open(self, replaced: dict[str, NDArray[np.generic]]) -> onnxruntime.InferenceSession:
+        """Return a session of the graph, with the named initializers replaced."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
+        values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in replaced.items()}
+        for name, value in values.items():
+            options.add_initializer(name, value)
+        self._replaced = list(values.values())  # a session uses them where they lie, and does not keep them
+        return onnxruntime.InferenceSession(self._folder / GRAPH, options, providers=["CPUExecutionProvider"])
+
+    @property
+    def merged(self) -> bool:
+        """Return whether this one holds a session, and so the memory of an encoder, for itself alone."""
+        return bool(self._replaced)
+
+    def adapted(self, adapter: Adapter | None) -> Encoder:
+        """Return this encoder as an adapter changes it; itself without one.
+
+        Raises ValueError for an adapter that names a layer which the encoder does not have, is of another shape or
+        holds what is no number: broadcast or cast, it would serve nonsense.
+        """
+        if adapter is None:
+            return self
+        if not adapter.sound():
+            raise ValueError("the adapter holds no changes, or one that is no number")
+        out = copy.copy(self)
+        out._origin = self  # whoever counts the users of an encoder counts this one
+        try:
+            if adapter.kind == "biases":
+                out._biases = self._biases + self._bias_changes(adapter)
+            else:
+                out._session = out._open(self._merged_weights(adapter))
+        except KeyError as error:
+            raise ValueError(f"the adapter changes {error}, which the encoder does not have") from error
+        return out
+
+    def _bias_changes(self, adapter: Adapter) -> Vector:
+        sizes = self.description.biases
+        starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
+        change = np.zeros_like(self._biases)
+        for name, values in adapter.tensors.items():
+            if values.shape != (sizes[name],):
+                raise ValueError(f"the adapter changes {name} in another shape than the encoder has")
+            change[starts[name] : starts[name] + sizes[name]] = values
+        return change
+
+    def _merged_weights(self, adapter: Adapter) -> dict[str, NDArray[np.generic]]:
+        """Return the graph's initializers for the weights with the adapter's changes added.
+
+        int8 is symmetric with one scale an output, so a zero point is 0 and stays.
+        """
+        out: dict[str, NDArray[np.generic]] = {}
+        with safe_open(self._folder / LINEAR, framework="numpy") as linear:
+            for layer in adapter.layers():
+                initializer = self.description.weights[f"{layer}.weight"]
+                weight, change = linear.get_tensor(f"{layer}.weight"), adapter.weight_change(layer)
+                if change.shape != weight.shape:
+                    raise ValueError(f"the adapter changes {layer} in another shape than the encoder has")
+                weight = weight.astype(np.float32) + change
+                if not initializer.endswith(QUANTISED):
+                    out[initializer] = np.ascontiguousarray(weight.T)
+                    continue
+                scale = np.maximum(np.abs(weight).max(axis=1), 1e-12) / QUANTISED_LIMIT
+                out[initializer.removesuffix(QUANTISED) + "_scale"] = scale.astype(np.float32)
+                out[initializer] = np.ascontiguousarray(np.rint(weight / scale[:, None]).T, np.int8)
+        return out
 
     def token_ids(self, text: str) -> list[int]:
         """Return the token ids of a text, special tokens included, never truncated."""
@@ -65,31 +152,33 @@ class Encoder:
         return ids
 
     def forward(self, ids: Sequence[int]) -> Vector:
-        """Return the unit vector [width] of one sequence of at most `max_tokens` ids."""
+        """Return the features [2 * width] of one sequence of at most `max_tokens` ids."""
         row = np.asarray([ids], dtype=np.int64)
-        vector: Vector = self._session.run(None, {"input_ids": row, "attention_mask": np.ones_like(row)})[0][0]
-        return vector
+        given = {"input_ids": row, "attention_mask": np.ones_like(row), "biases": self._biases}
+        features: Vector = self._session.run(None, given)[0][0]
+        return features
 
     def windows(self, ids: Sequence[int]) -> list[list[int]]:
         """Return the ids as one forward can read them: as they are, or in windows of equal length."""
         if len(ids) <= self.description.max_tokens:
             return [list(ids)]
-        head, body, tail = ids[: self._special // 2], ids[self._special // 2 : -1], ids[-1:]
+        end = len(ids) - self._after
+        head, body, tail = ids[: self._before], ids[self._before : end], ids[end:]
         room = self.description.max_tokens - self._special
         parts = np.array_split(np.asarray(body), -(-len(body) // room))
         return [[*head, *part.tolist(), *tail] for part in parts]
 
     def join(self, windows: Sequence[Sequence[int]], vectors: Sequence[Vector]) -> Vector:
-        """Return the unit vector of a text from those of its windows, averaged by their tokens."""
+        """Return the features of a text from those of its windows, averaged by their tokens."""
         if len(vectors) == 1:
             return vectors[0]
         weighted = [(len(ids) - self._special) * vector for ids, vector in zip(windows, vectors, strict=True)]
-        total = np.sum(weighted, axis=0)
-        joined: Vector = (total / np.linalg.norm(total)).astype(np.float32)
+        layers = np.sum(weighted, axis=0).reshape(2, -1)
+        joined: Vector = (layers / np.linalg.norm(layers, axis=1, keepdims=True)).ravel().astype(np.float32)
         return joined
 
     def embed(self, text: str) -> tuple[Vector, int, int]:
-        """Return the unit vector of a text of any length, its number of tokens and of windows.
+        """Return the features of a text of any length, its number of tokens and of windows.
 
         A text over `max_tokens` is read in windows.
         """
@@ -100,15 +189,15 @@ class Encoder:
     def embed_all(
         self, texts: Sequence[str], threads: int, progress: Callable[[int], None] | None = None
     ) -> tuple[NDArray[np.float32], int, int]:
-        """Return the vectors [len(texts), width], the tokens in all, and how many texts needed several windows.
+        """Return the features [len(texts), 2 * width], the tokens in all, and how many texts needed several windows.
 
         `progress` is told how many texts are done, after each.
         """
-        out = np.empty((len(texts), self.description.width), dtype=np.float32)
+        out = np.empty((len(texts), 2 * self.description.width), dtype=np.float32)
         tokens = windowed = 0
         with ThreadPoolExecutor(threads) as pool:
-            for number, (vector, count, windows) in enumerate(pool.map(self.embed, texts)):
-                out[number] = vector
+            for number, (features, count, windows) in enumerate(pool.map(self.embed, texts)):
+                out[number] = features
                 tokens += count
                 windowed += windows > 1
                 if progress is not None:

@@ -1,4 +1,4 @@
-"""Decides the score that a job reports: from rows that the scored head never saw, with its interval and baseline.
+"""Decides which rows a job is scored on: rows that the scored head never saw, held out before anything is chosen.
 
 Up to 2,000 rows by stratified cross-validation (every row is held out once), above by one stratified fifth. The head
 that is served is then fitted on all rows, so the score is a little pessimistic.
@@ -7,24 +7,28 @@ that is served is then fitted on all rows, so the score is a little pessimistic.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score, precision_recall_fscore_support
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
-from reflexd.engine.heads import Matrix, Members, Targets, logits_of
-from reflexd.registry.artifacts import Calibration, Head
+from reflexd.engine.heads import Matrix, Targets, logits_of
+from reflexd.registry.artifacts import Head
 
 Fit = Callable[[Matrix, Targets], Head]
+Places = NDArray[np.int64]
 
 CROSS_VALIDATED_ROWS = 2_000
 FOLDS = 5
+HELD_OUT_ROWS = 1_000
+"""Rows that are held out of many: an interval of 3 points at most, and the others are better trained on."""
+PARTS = 5
+"""Into so many parts held-out rows are dealt where something chosen on them is to be judged on them too."""
 THRESHOLD = 0.5
-"""A multi_label model selects a label from this probability on; a logit of 0, whatever the temperature."""
+"""A multi_label model selects a label from this probability on where too few rows are there to choose better ones."""
 
 
 class HeldOut(Struct, frozen=True):
@@ -33,15 +37,32 @@ class HeldOut(Struct, frozen=True):
     logits: Matrix
     truth: Targets
     method: str
+    places: NDArray[np.int64]
+    """The place of each held-out row in the vectors that were given [n]."""
+    folds: NDArray[np.int64]
+    """The number of the fold that each row was held out in [n]; the head was fitted on all rows but that fold's."""
 
 
-def hold_out(
-    vectors: Matrix, targets: Targets, labels: int, fit: Fit, seed: int, seen: NDArray[np.bool_] | None = None
-) -> HeldOut | None:
-    """Score every row (or a fifth of many) with a head fitted without it; None where no row can be spared.
+class Split(Struct, frozen=True):
+    """Which rows are trained on and which are held out, by their places: each held-out row in one part only."""
+
+    parts: list[tuple[Places, Places]]
+    method: str
+
+
+def split(
+    targets: Targets,
+    labels: int,
+    seed: int,
+    seen: NDArray[np.bool_] | None = None,
+    *,
+    folds: int = FOLDS,
+    once: bool = False,
+) -> Split | None:
+    """Deal the rows into folds, or hold some of many out; None where no row can be spared.
 
     A row that alone has one of its labels is always trained on and never scored, and so is one that the base model has
-    `seen`.
+    `seen`. With `once` some are held out whatever their number.
     """
     counts = label_counts(targets, labels)
     scarce = counts < 2
@@ -51,23 +72,41 @@ def hold_out(
     if spare.size < 2:
         return None
     strata = _strata(targets[spare], counts)
-    if spare.size > CROSS_VALIDATED_ROWS:
+    if once or spare.size > CROSS_VALIDATED_ROWS:
         least = len(np.unique(strata)) / spare.size
-        splitter: Any = StratifiedShuffleSplit(n_splits=1, test_size=max(0.2, least), random_state=seed)
-        method = "held-out fifth"
+        share = max(min(0.2, HELD_OUT_ROWS / spare.size), least)
+        splitter: Any = StratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+        method = f"{share:.0%} of the rows held out"
     else:
-        folds = int(min(FOLDS, np.bincount(strata).max()))  # a label with fewer rows stands in as many folds as it has
+        folds = int(min(folds, np.bincount(strata).max()))  # a label with fewer rows stands in as many folds as it has
         splitter = StratifiedKFold(n_splits=folds, shuffle=True, random_state=seed)
         method = f"{folds}-fold cross-validation"
-    logits, truth = [], []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        splits = list(splitter.split(spare, strata))
-    for train, test in splits:
-        chosen = np.concatenate([spare[train], always])
-        logits.append(logits_of(fit(vectors[chosen], targets[chosen]), vectors[spare[test]]))
-        truth.append(targets[spare[test]])
-    return HeldOut(np.concatenate(logits), np.concatenate(truth), method)
+        dealt_rows = list(splitter.split(spare, strata))
+    return Split([(np.sort(np.concatenate([spare[train], always])), spare[test]) for train, test in dealt_rows], method)
+
+
+def hold_out(parts: Split, features: Callable[[int], Matrix], targets: Targets, fit: Fit) -> HeldOut:
+    """Score every held-out row with a head fitted without it, the rows in the order of their places.
+
+    `features` gives those of all rows [rows, ...] as the encoder of a part, by its number, makes them.
+    """
+    logits, places, folds = [], [], []
+    for number, (train, test) in enumerate(parts.parts):
+        made = features(number)
+        logits.append(logits_of(fit(made[train], targets[train]), made[test]))
+        places.append(test)
+        folds.append(np.full(len(test), number))
+    held = np.concatenate(places)
+    order = np.argsort(held)
+    return HeldOut(
+        logits=np.concatenate(logits)[order],
+        truth=targets[held[order]],
+        method=parts.method,
+        places=held[order],
+        folds=np.concatenate(folds)[order],
+    )
 
 
 def label_counts(targets: Targets, labels: int) -> NDArray[np.int64]:
@@ -91,60 +130,26 @@ def _strata(targets: Targets, counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return strata.astype(np.int64)
 
 
-def report(
-    held: HeldOut | None, targets: Targets, labels: list[str], calibration: Calibration, why_none: str
-) -> dict[str, Any]:
-    """Return the job's `result`: accuracy and macro-F1 (0 to 1, or None), and what is needed to judge them.
-
-    A multi_label row is right where its set of labels is exactly right. `why_none` says why no row could be held out.
-    """
-    several = targets.ndim == 2
-    commonest = np.unique(targets, axis=0, return_counts=True)[1].max()
-    out: dict[str, Any] = {
-        "accuracy": None,
-        "f1_score": None,
-        "n": 0,
-        "method": f"none: {why_none}",
-        "baseline": {"majority": round(float(commonest / len(targets)), 4)},
-        "calibration": calibration.method,
-    }
-    if several:
-        out |= {"accuracy_of": "exact label sets", "micro_f1": None}
-    if held is None:
-        return out
-    predicted = decide(held.logits) if several else held.logits.argmax(axis=1)
-    matches = predicted == held.truth
-    right, n = int((matches.all(axis=1) if several else matches).sum()), len(held.truth)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        held.truth, predicted, labels=np.arange(len(labels)), zero_division=0.0
+def select(held: HeldOut, rows: NDArray[np.bool_]) -> HeldOut:
+    """Return the part of held-out rows that a mask [n] names."""
+    return HeldOut(
+        logits=held.logits[rows],
+        truth=held.truth[rows],
+        method=held.method,
+        places=held.places[rows],
+        folds=held.folds[rows],
     )
-    scored = support > 0
-    low, high = wilson(right, n)
-    per_label = {
-        label: {
-            "precision": round(float(precision[i]), 4),
-            "recall": round(float(recall[i]), 4),
-            "f1_score": round(float(f1[i]), 4),
-            "n": int(support[i]),
-        }
-        for i, label in enumerate(labels)
-    }
-    if several:
-        out["micro_f1"] = round(float(f1_score(held.truth, predicted, average="micro", zero_division=0.0)), 4)
-    return out | {
-        "accuracy": round(right / n, 4),
-        "f1_score": round(float(f1[scored].mean()), 4) if scored.any() else None,
-        "n": n,
-        "interval": [round(low, 4), round(high, 4)],
-        "method": held.method,
-        "per_label": per_label,
-    }
 
 
-def decide(logits: Matrix) -> Members:
-    """Return which labels a multi_label model selects [rows, labels]: those whose probability reaches THRESHOLD."""
-    chosen: Members = logits >= np.log(THRESHOLD / (1 - THRESHOLD))
-    return chosen
+def dealt(rows: int) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Yield (choose on, judge on) [rows] for each of PARTS parts of held-out rows: each row is judged once.
+
+    What is chosen on held-out rows (a temperature, a threshold) flatters itself on the same rows; chosen on the other
+    parts it does not. Rows are dealt by lot, the same one each time, for they often come sorted by label.
+    """
+    part = np.random.default_rng(0).permutation(rows) % PARTS
+    for number in range(min(PARTS, rows)):
+        yield part != number, part == number
 
 
 def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:

@@ -50,29 +50,42 @@ class Prior(Struct, frozen=True):
 
 
 def fit_head(
-    vectors: Matrix, targets: Targets, labels: int, prior: Prior | None = None, emit: Emit | None = None
+    vectors: Matrix,
+    targets: Targets,
+    labels: int,
+    prior: Prior | None = None,
+    emit: Emit | None = None,
+    regularisation: float = REGULARISATION,
+    weights: Wide | None = None,
 ) -> Head:
-    """Return a head with one row a label, whatever rows were given; `emit` is told the training loss meanwhile."""
+    """Return a head with one row a label, whatever rows were given; `emit` is told the training loss meanwhile.
+
+    `weights` [rows] say how much each row counts; they are heeded in a cold start of one label a row alone.
+    """
+    penalty = 1 / regularisation
     if targets.ndim == 2:
-        return _fit_members(vectors, targets.astype(np.bool_), prior, emit)
+        return _fit_members(vectors, targets.astype(np.bool_), prior, emit, penalty)
     classes = targets.astype(np.int64)
     present = np.unique(classes)
     weight, bias = np.zeros((labels, vectors.shape[1]), np.float32), np.full(labels, NEVER, np.float32)
     if prior is None:
-        weight[present], bias[present] = _fit_cold(vectors, classes, present, emit)
+        model = LogisticRegression(C=regularisation, warm_start=True)
+        weight[present], bias[present] = _fit_cold(model, vectors, classes, present, emit, weights)
     else:
-        weight[present], bias[present] = _fit_classes(vectors, np.searchsorted(present, classes), prior, present, emit)
+        numbers = np.searchsorted(present, classes)
+        weight[present], bias[present] = _fit_classes(vectors, numbers, prior, present, emit, penalty)
     return Head(weight, bias)
 
 
-def _fit_cold(vectors: Matrix, classes: Classes, present: Classes, emit: Emit | None) -> tuple[Wide, Wide]:
-    model: Any = LogisticRegression(C=REGULARISATION, warm_start=True)
+def _fit_cold(
+    model: Any, vectors: Matrix, classes: Classes, present: Classes, emit: Emit | None, weights: Wide | None
+) -> tuple[Wide, Wide]:
     step = 0
     for number, iterations in enumerate(ROUNDS if emit is not None else (sum(ROUNDS),), 1):
         model.max_iter = iterations
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(vectors, classes)
+            model.fit(vectors, classes, weights)
         step += int(model.n_iter_[0])
         if emit is not None:
             _tell(emit, number, step, float(log_loss(classes, model.predict_proba(vectors), labels=present)))
@@ -85,7 +98,12 @@ def _fit_cold(vectors: Matrix, classes: Classes, present: Classes, emit: Emit | 
 
 
 def _fit_classes(
-    vectors: Matrix, numbers: NDArray[np.intp], prior: Prior, present: Classes, emit: Emit | None
+    vectors: Matrix,
+    numbers: NDArray[np.intp],
+    prior: Prior,
+    present: Classes,
+    emit: Emit | None,
+    penalty: float,
 ) -> tuple[Wide, Wide]:
     """Fit the rows of the labels that are present by the softmax's loss; the rows come out with mean zero.
 
@@ -101,13 +119,13 @@ def _fit_classes(
         return float(normaliser.sum() - logits[rows, truth].sum()), slope
 
     # scikit-learn regularises the difference of two classes' rows, which weighs twice what both rows weigh.
-    penalty = (2.0 if len(present) == 2 else 1.0) / REGULARISATION
+    penalty *= 2.0 if len(present) == 2 else 1.0
     start = Prior(prior.weight[present], prior.bias[present])
     weight, bias = _minimise(vectors, loss, start, penalty, len(vectors), emit)
     return weight - weight.mean(axis=0), bias - bias.mean()
 
 
-def _fit_members(vectors: Matrix, members: Members, prior: Prior | None, emit: Emit | None) -> Head:
+def _fit_members(vectors: Matrix, members: Members, prior: Prior | None, emit: Emit | None, penalty: float) -> Head:
     """Fit one against the rest for each label.
 
     A label that every row has, or none, is given the same probability whatever the text: (its rows + 1) / (rows + 2),
@@ -126,7 +144,7 @@ def _fit_members(vectors: Matrix, members: Members, prior: Prior | None, emit: E
 
         start = prior or Prior(weight.astype(np.float64), np.zeros(len(bias)))
         start = Prior(start.weight[varied], start.bias[varied])
-        weight[varied], bias[varied] = _minimise(vectors, loss, start, 1 / REGULARISATION, wanted.size, emit)
+        weight[varied], bias[varied] = _minimise(vectors, loss, start, penalty, wanted.size, emit)
     return Head(weight, bias)
 
 
@@ -186,6 +204,6 @@ def _tell(emit: Emit, epoch: int, step: int, loss: float) -> None:
 
 
 def logits_of(head: Head, vectors: Matrix) -> Matrix:
-    """Return logits [rows, labels] of vectors [rows, width]."""
-    out: Matrix = vectors @ head.weight.T + head.bias
+    """Return logits [rows, labels] of vectors [rows, width], or of features that begin with them."""
+    out: Matrix = vectors[:, : head.weight.shape[1]] @ head.weight.T + head.bias
     return out

@@ -42,7 +42,8 @@ def prepare(
     limits = msgspec.convert(given.limits, Limits)
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        return encoder().embed_all(texts, spec.threads)[0]
+        loaded = encoder()
+        return loaded.embed_all(texts, spec.threads)[0][:, : loaded.description.width]
 
     def tell(message: str) -> None:
         emit(Message(message))

@@ -10,6 +10,7 @@ import torch
 
 from reflexd.engine import prepare, trainer
 from reflexd.engine.encoder import Encoder
+from reflexd.engine.opening import open_encoder
 from reflexd.errors import JobFailure
 from reflexd.hookspecs import Example
 from reflexd.plugins import PluginManager
@@ -53,5 +54,5 @@ class Stages:
 
     def _load_encoder(self, folder: str) -> Encoder:
         if self._encoder is None or self._encoder[0] != folder:
-            self._encoder = (folder, Encoder(Path(folder)))
+            self._encoder = (folder, open_encoder(Path(folder)))
         return self._encoder[1]

@@ -1,6 +1,8 @@
-"""Decides the training recipe: a regularised linear head on the frozen encoder's embeddings.
+"""Decides the course of a training: the frozen encoder's head first, then a tuned encoder unless it does worse.
 
-The result depends on the rows, the base model where there is one, and the seed alone.
+The result depends on the rows, the base model where there is one, the seed and the budget alone. What each part decides
+stands in its own module: the head recipes (recipes.py), the choice (selection.py), how the budget is spent (budget.py),
+how an encoder is tuned (tuned.py, tuning.py), and what is said of it all (assessment.py).
 """
 
 from __future__ import annotations
@@ -9,29 +11,54 @@ import functools
 import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import msgspec
+from msgspec import Struct, structs
 
+from reflexd.engine.adapters import Adapter, to_files
+from reflexd.engine.assessment import assess, rows_in_windows
 from reflexd.engine.backbone import STACK
+from reflexd.engine.budget import kinds_for, scheme
 from reflexd.engine.calibration import calibrate
-from reflexd.engine.dataset import data_sha256, distinct, labels_of
+from reflexd.engine.dataset import data_sha256
+from reflexd.engine.diagnosis import MOST_ROWS, TrainingRows
 from reflexd.engine.encoder import Encoder
-from reflexd.engine.evaluation import THRESHOLD, HeldOut, hold_out, label_counts, report
-from reflexd.engine.heads import Matrix, Targets, fit_head
-from reflexd.engine.warm_start import Base, Identities, identities, read_base
+from reflexd.engine.evaluation import HeldOut, Split, split
+from reflexd.engine.heads import Matrix, Targets
+from reflexd.engine.in_domain import domain_apart, fit_domain
+from reflexd.engine.material import Emit, Material, gather, known_from_now_on
+from reflexd.engine.recipes import DEFAULT, both_layers, changes, fit, otherwise_regularised, words_of
+from reflexd.engine.selection import Candidate, choose, honest, mean_accuracy, search
+from reflexd.engine.tuned import Rows, Tuned, Tuner, said_of
+from reflexd.engine.warm_start import Base, read_base, to_keep
+from reflexd.errors import JobFailure
 from reflexd.hookspecs import Example
-from reflexd.registry import artifacts
-from reflexd.registry.artifacts import BackboneRef, Calibration, Manifest
+from reflexd.registry import artifacts, runs
+from reflexd.registry.artifacts import ROWS, BackboneRef, Calibration, Domain, Head, HeadRef, Manifest
+from reflexd.registry.files import remove_directory
 from reflexd.schemas.reflex import Mode
 from reflexd.schemas.worker import Message, Metrics, RunSpec, Trained
 
-PROGRESS_EVERY_SECONDS = 2.0
-PACKAGES = ("reflexd", "torch", "transformers", "onnxruntime", "scikit-learn", "numpy", "tokenizers")
+PACKAGES = ("reflexd", "torch", "transformers", "peft", "onnxruntime", "scikit-learn", "numpy", "tokenizers")
+FROZEN = "frozen"
 
-Emit = Callable[[Message | Metrics], None]
+
+class Chosen(Struct, frozen=True):
+    """What the job keeps: a head recipe on the features that an encoder makes of all rows, and how it was judged."""
+
+    recipe: HeadRef
+    features: Matrix
+    held: HeldOut | None
+    """How held-out rows came out under it."""
+    honest: HeldOut | None
+    """The same, where no row had a say in what scores it."""
+    encoder: str = FROZEN
+    adapter: Adapter | None = None
+    parts: Split | None = None
+    folds: Sequence[Matrix] = ()
 
 
 def train(
@@ -47,103 +74,185 @@ def train(
     Raises JobFailure where the run directory holds a base model that cannot be started from.
     """
     base = read_base(Path(spec.run_dir), labels, mode, encoder.description)
-    prior = None if base is None else base.prior
-    used = distinct(rows)
-    vectors, tokens, windowed = encoder.embed_all([row.text for row in used], spec.threads, _progress(len(used), emit))
-    targets, known = targets_of(used, labels, mode), identities(vectors)
-    kept = _one_of_each(vectors, targets)
-    vectors, targets, seen = vectors[kept], targets[kept], _seen(base, known[kept])
-    _warn(emit, len(rows) - len(kept), targets, labels, windowed, encoder.description.max_tokens)
-    held = hold_out(vectors, targets, len(labels), lambda x, y: fit_head(x, y, len(labels), prior), spec.seed, seen)
-    calibration = calibrate(held)
-    result = report(held, targets, labels, calibration, _tell_unscored(emit, base, seen, held))
-    _tell_score(emit, result, calibration)
-    head = fit_head(vectors, targets, len(labels), prior, emit)
+    start = _start(encoder, base)
+    material = gather(spec, rows, labels, mode, encoder, start, base, emit)
+    heads = _Heads(labels, start, spec.threads, base)
+    chosen = _choose(spec, material, heads, labels, encoder, base, emit)
+    calibration = calibrate(chosen.held)
+    width = encoder.description.width
+    own = slice(0, material.own)
+    texts = material.texts[own]
+    found = assess(
+        TrainingRows(texts, material.targets[own], material.features[own, :width], material.places, labels),
+        chosen.honest,
+        calibrate(chosen.honest),
+        chosen.held,
+        _tell_unscored(emit, base, material, chosen.held),
+        emit,
+        rows_in_windows(encoder, texts, MOST_ROWS) if material.windowed else (),
+        material.windowed,
+    )
+    found.result["recipe"] = {"encoder": chosen.encoder, **msgspec.to_builtins(chosen.recipe)}
+    _tell_score(emit, found.result, calibration)
+    head = heads.fitted(chosen.recipe, chosen.features, material.targets, emit)
     about = encoder.description
-    backbone = BackboneRef(name=about.name, fingerprint=about.fingerprint, precision=about.precision, width=about.width)
     manifest = Manifest(
         stack=STACK,
         labels=labels,
         mode=mode,
-        backbone=backbone,
+        backbone=BackboneRef(name=about.name, fingerprint=about.fingerprint, precision=about.precision, width=width),
+        head=chosen.recipe,
+        adapter=None if chosen.adapter is None else chosen.adapter.reference(),
         calibration=calibration,
-        thresholds=[THRESHOLD] * len(labels) if mode == "multi_label" else [],
+        thresholds=found.thresholds,
         data_sha256=data_sha256(rows),
         examples=len(rows),
         seed=spec.seed,
         packages=_versions(),
         lineage=spec.lineage,
-        result=result,
+        result=found.result,
         created_at=int(time.time()),
     )
-    artifacts.publish(Path(spec.models_dir), spec.model_id, head, manifest, _known_from_now_on(base, known))
+    files = {} if chosen.adapter is None else to_files(chosen.adapter)
+    if kept := to_keep([*material.rows, *([] if base is None else base.kept)], labels, spec.keep_rows, spec.seed):
+        files[ROWS] = msgspec.json.Encoder().encode_lines(kept)
+    seen = known_from_now_on(base, material.known)
+    artifacts.publish(
+        Path(spec.models_dir),
+        spec.model_id,
+        head,
+        manifest,
+        seen,
+        _domain(chosen, material.targets, len(labels), width),
+        files,
+    )
+    remove_directory(Path(spec.run_dir) / runs.TUNING)
     return Trained(
         labels=labels,
         mode=manifest.mode,
         examples=len(rows),
-        tokens=tokens,
-        backbone=backbone.name,
-        precision=backbone.precision,
-        result=result,
+        tokens=material.tokens,
+        backbone=about.name,
+        precision=about.precision,
+        result=found.result,
     )
 
 
-@functools.cache
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+class _Heads:
+    """Fits heads on a job's rows: with its labels' names and its base's head, where it has them."""
+
+    def __init__(self, labels: Sequence[str], start: Encoder, threads: int, base: Base | None) -> None:
+        self._labels = labels
+        self._start = start
+        self._threads = threads
+        self._prior = None if base is None else base.prior
+        self._names: Matrix | None = None
+
+    def fitted(self, recipe: HeadRef, features: Matrix, targets: Targets, emit: Emit | None = None) -> Head:
+        """Return a head; a recipe with names is for features of the encoder that training starts from."""
+        if recipe.names and self._names is None:
+            self._names = self._start.embed_all([words_of(label) for label in self._labels], self._threads)[0]
+        return fit(recipe, features, targets, len(self._labels), names=self._names, prior=self._prior, emit=emit)
 
 
-def targets_of(rows: Sequence[Example], labels: Sequence[str], mode: Mode) -> Targets:
-    """Return the truth of checked rows, their labels numbered by their place in `labels`."""
-    number_of = {label: number for number, label in enumerate(labels)}
-    if mode == "single_label":
-        return np.array([number_of[labels_of(row)[0]] for row in rows], dtype=np.int64)
-    members = np.zeros((len(rows), len(labels)), dtype=np.bool_)
-    for row, line in zip(rows, members, strict=True):
-        line[[number_of[label] for label in labels_of(row)]] = True
-    return members
+def _start(encoder: Encoder, base: Base | None) -> Encoder:
+    """Return the encoder that training starts from: the untouched one, or as the base's adapter changes it."""
+    try:
+        return encoder if base is None else encoder.adapted(base.adapter)
+    except ValueError as error:
+        raise JobFailure("model_unusable", f"The base model cannot be used: {error}", "base_model") from error
 
 
-def _one_of_each(vectors: Matrix, targets: Targets) -> NDArray[np.int64]:
-    """Return the places of rows whose vector and truth do not stand before.
+def _choose(
+    spec: RunSpec,
+    material: Material,
+    heads: _Heads,
+    labels: Sequence[str],
+    encoder: Encoder,
+    base: Base | None,
+    emit: Emit,
+) -> Chosen:
+    """Find the best head on the encoder as it is, then spend the budget on a tuned one, and choose between the two."""
+    targets, several = material.targets, material.targets.ndim == 2
+    first = DEFAULT if base is None else structs.replace(base.recipe, names=False)
+    parts = split(targets, len(labels), spec.seed, material.seen)
+    known = None if base is None else base.adapter
+    start = Chosen(first, material.features, None, None, FROZEN if known is None else known.kind, known)
+    if parts is None:
+        return start
+    size = (len(targets), len(labels), encoder.description.width, len(parts.parts), several)
+    steps = [otherwise_regularised] if base is not None else changes(*size)
 
-    Texts that differ in case or blanks alone are one to the encoder. Left in, they would stand on both sides of a
-    held-out split and make its score a lie.
-    """
-    first: dict[tuple[bytes, bytes], int] = {}
-    for position, (vector, truth) in enumerate(zip(vectors, targets, strict=True)):
-        first.setdefault((vector.tobytes(), truth.tobytes()), position)
-    return np.fromiter(first.values(), dtype=np.int64)
+    def as_it_is(judged: Split, told: Callable[[Candidate], None] | None = None) -> list[Candidate]:
+        return search(0, judged, lambda _: material.features, targets, heads.fitted, steps, first, told)
+
+    untuned = as_it_is(parts, lambda one: _tell_early(emit, one))
+    best = untuned[choose(untuned)]
+    start = structs.replace(start, recipe=best.recipe, held=best.held, honest=honest(untuned))
+    rows = Rows(material.texts, targets, len(labels), material.features)
+    tuner = Tuner(rows, encoder, spec, emit, known)
+    plan = scheme(tuner.size(), spec.budget_seconds, kinds_for(tuner.size().rows, encoder.description, known))
+    if plan is None:
+        emit(Message(f"A budget of {spec.budget_seconds:.0f} seconds leaves the encoder as it is"))
+        return start
+    about = {"folds": plan.folds, "kinds": [work.kind for work in plan.works], "seconds": round(plan.seconds, 1)}
+    emit(Message(f"Tuning the encoder: about {plan.seconds:.0f} s on a usual processor", data=about))
+    judged = split(targets, len(labels), spec.seed, material.seen, folds=plan.folds, once=plan.folds == 1)
+    assert judged is not None
+    tuned = tuner.tuned(plan, judged)
+    if not tuned:
+        return start
+    candidates = as_it_is(judged)
+    later = [otherwise_regularised] if base is not None else [both_layers, otherwise_regularised]
+    for number, one in enumerate(tuned, 1):
+        made = partial(_features_of, one)
+        candidates += search(number, judged, made, targets, heads.fitted, later, structs.replace(first, names=False))
+    winner, said = candidates[choose(candidates)], honest(candidates)
+    _tell_choice(emit, candidates, tuned, winner)
+    if winner.encoder == 0:
+        return structs.replace(start, honest=said)
+    one = tuned[winner.encoder - 1]
+    whole = one.folds[0] if plan.folds == 1 else encoder.adapted(one.adapter).embed_all(rows.texts, spec.threads)[0]
+    return Chosen(winner.recipe, whole, winner.held, said, one.kind, one.adapter, judged, one.folds)
 
 
-def _seen(base: Base | None, known: Identities) -> NDArray[np.bool_]:
-    """Return which rows the base has been trained on; where it does not say, any of them may be."""
-    if base is None:
-        return np.zeros(len(known), dtype=np.bool_)
-    return np.ones(len(known), dtype=np.bool_) if base.seen is None else np.isin(known, base.seen)
+def _features_of(tuned: Tuned, part: int) -> Matrix:
+    return tuned.folds[part]
 
 
-def _known_from_now_on(base: Base | None, known: Identities) -> Identities | None:
-    if base is None:
-        return known
-    return None if base.seen is None else np.union1d(base.seen, known)
+def _domain(chosen: Chosen, targets: Targets, labels: int, width: int) -> Domain | None:
+    """Return what tells usual texts; of a tuned encoder by rows it had not seen: it draws the others near."""
+    vectors = chosen.features[:, :width]
+    if chosen.parts is None:
+        return fit_domain(vectors, targets, labels)
+    return domain_apart(vectors, targets, labels, chosen.parts.parts, [fold[:, :width] for fold in chosen.folds])
 
 
-def _warn(emit: Emit, repeated: int, targets: Targets, labels: list[str], windowed: int, limit: int) -> None:
-    if repeated:
-        emit(Message(f"{repeated} rows repeat another one and count once", "warn"))
-    unscored = [label for label, count in zip(labels, label_counts(targets, len(labels)), strict=True) if count < 2]
-    if unscored:
-        emit(Message(f"Not scored, for want of a second different row: {', '.join(unscored[:5])}", "warn"))
-    if windowed:
-        emit(Message(f"{windowed} rows are longer than {limit} tokens and were read in several windows", "warn"))
+# --- what is said ---------------------------------------------------------------------------------------------------
 
 
-def _tell_unscored(emit: Emit, base: Base | None, seen: NDArray[np.bool_], held: HeldOut | None) -> str:
+def _tell_early(emit: Emit, one: Candidate) -> None:
+    accuracy = mean_accuracy(one.held)
+    said = f"Early score: held-out accuracy {accuracy:.3f} with the encoder as it is"
+    emit(Metrics(said, {"step": 0, "early_accuracy": round(accuracy, 4), "n": len(one.held.truth)}))
+
+
+def _tell_choice(emit: Emit, candidates: Sequence[Candidate], tuned: Sequence[Tuned], winner: Candidate) -> None:
+    names = ["as it is", *(said_of(one.kind) for one in tuned)]
+    best = []
+    for number, name in enumerate(names):
+        own = [one for one in candidates if one.encoder == number]
+        best.append(f"{name} {mean_accuracy(own[choose(own)].held):.3f}")
+    kept = "stays as it is" if winner.encoder == 0 else f"is tuned: {names[winner.encoder]}"
+    emit(Message(f"Held-out accuracy of the encoder {', '.join(best)}: it {kept}"))
+
+
+def _tell_unscored(emit: Emit, base: Base | None, material: Material, held: HeldOut | None) -> str:
     """Tell of rows that cannot be scored because of the base; return why there is no score where there is none."""
-    if not seen.any():
+    own = material.seen[: material.own]
+    if not own.any():
         return "too few different rows to spare one"
-    why = f"the base model was trained on {int(seen.sum())} of the {len(seen)} rows"
+    why = f"the base model was trained on {int(own.sum())} of the {len(own)} rows"
     if base is not None and base.seen is None:
         why = "the base model does not record the texts that it was trained on"
     said = "they are not scored" if held is not None else "nothing is left to score honestly"
@@ -163,13 +272,6 @@ def _tell_score(emit: Emit, result: dict[str, Any], calibration: Calibration) ->
         emit(Message("Too few rows to calibrate: confidences are uncalibrated", "warn"))
 
 
-def _progress(total: int, emit: Emit) -> Callable[[int], None]:
-    last = time.monotonic()
-
-    def tell(done: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PROGRESS_EVERY_SECONDS and done < total:
-            last = time.monotonic()
-            emit(Message(f"Read {done} of {total} texts", data={"done": done, "total": total}))
-
-    return tell
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -1,7 +1,8 @@
-"""Decides what a new model takes over from the base that its job names: the rows of labels that stay, and what it saw.
+"""Decides what a new model takes over from the base that its job names: adapter, rows of labels, replay, what it saw.
 
-The encoder is frozen, so a model's knowledge is all in its head, and there is no adapter to reuse. The base itself is a
-copy in the job's run directory (registry/runs.py) and is only read.
+The base itself is a copy in the job's run directory (registry/runs.py) and is only read. The head's rows of labels that
+stay are the prior mean of the new ones. Where the base keeps rows, as many of each of its labels are learned again as a
+label of the job has new ones, and no more: all old rows beside a few new ones would drown the new labels.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from reflexd.engine.adapters import Adapter, read_adapter
 from reflexd.engine.backbone import EncoderDescription, incompatibility
+from reflexd.engine.dataset import labels_of
 from reflexd.engine.heads import Matrix, Prior
 from reflexd.errors import JobFailure
+from reflexd.hookspecs import Example
 from reflexd.registry import artifacts, runs
-from reflexd.registry.artifacts import DamagedArtifact
+from reflexd.registry.artifacts import DamagedArtifact, HeadRef
 from reflexd.schemas.reflex import Mode
 
 Identities = NDArray[np.uint64]
@@ -29,19 +34,26 @@ class Base(Struct, frozen=True):
 
     prior: Prior
     seen: Identities | None
+    recipe: HeadRef
+    adapter: Adapter | None
+    kept: list[Example]
+    """Rows that the base keeps, of any of its labels."""
 
 
 def read_base(run_dir: Path, labels: Sequence[str], mode: Mode, encoder: EncoderDescription) -> Base | None:
     """Return what a job takes over for its labels; None for a cold start.
 
-    Raises JobFailure naming `base_model` where the base cannot be used with this encoder or mode, or is damaged.
+    The prior's weights [labels, width or 2 * width] are of the features as they come. Raises JobFailure naming
+    `base_model` where the base cannot be used with this encoder or mode, or is damaged.
     """
     if not (run_dir / runs.BASE).is_dir():
         return None
     try:
         head, manifest = artifacts.load(run_dir, runs.BASE)
         seen = artifacts.load_seen(run_dir, runs.BASE, manifest)
-    except DamagedArtifact as error:
+        adapter = read_adapter(run_dir, runs.BASE, manifest)
+        kept = msgspec.json.Decoder(Example).decode_lines(artifacts.load_rows(run_dir, runs.BASE, manifest))
+    except (DamagedArtifact, msgspec.DecodeError) as error:
         raise JobFailure("model_unusable", f"The base model cannot be used: {error}", "base_model") from error
     problem = incompatibility(manifest, encoder.fingerprint, encoder.precision)
     if problem is None and manifest.mode != mode:
@@ -56,14 +68,45 @@ def read_base(run_dir: Path, labels: Sequence[str], mode: Mode, encoder: Encoder
     for number, label in enumerate(labels):
         if label in row_of:
             prior.weight[number], prior.bias[number] = weight[row_of[label]], bias[row_of[label]]
-    return Base(prior, seen)
+    return Base(prior, seen, manifest.head, adapter, kept)
+
+
+def replay(base: Base, rows: Sequence[Example], labels: Sequence[str], seed: int) -> list[Example]:
+    """Return kept rows of the base for the labels of a job, as many of each as a label has new rows on average.
+
+    Rows with a label that the job does not have are left out, and so are texts that the job has itself.
+    """
+    texts = {row.text for row in rows}
+    new = -(-sum(len(labels_of(row)) for row in rows) // len(labels))
+    return _drawn([row for row in base.kept if row.text not in texts], labels, new, seed)
+
+
+def to_keep(rows: Sequence[Example], labels: Sequence[str], most: int, seed: int) -> list[Example]:
+    """Return at most `most` different rows of each label for the model to keep; none with a label it does not have."""
+    return _drawn(rows, labels, most, seed)
+
+
+def _drawn(rows: Sequence[Example], labels: Sequence[str], most: int, seed: int) -> list[Example]:
+    """Return different rows, drawn by lot, whose labels are all among `labels`: at most `most` of each, and of none."""
+    known = set(labels)
+    fitting = [row for row in dict.fromkeys(rows) if known.issuperset(labels_of(row))]
+    room: dict[str | None, int] = dict.fromkeys([None, *labels], most)
+    out = []
+    for number in np.random.default_rng(seed).permutation(len(fitting)):
+        own = labels_of(fitting[number]) or (None,)
+        if all(room[label] > 0 for label in own):
+            out.append(fitting[number])
+            for label in own:
+                room[label] -= 1
+    return out
 
 
 def identities(vectors: Matrix) -> Identities:
-    """Return a number for each row of embeddings [rows, width], in order: the first 8 bytes of its SHA-256.
+    """Return a number for each row of vectors [rows, width], in order: the first 8 bytes of its SHA-256.
 
-    Of the vectors and not of the texts: what the encoder cannot tell apart (case, blanks, accents, blanks before a
-    question mark) is one row to the head. A base has the same encoder, and a text has one vector whatever surrounds it.
+    Of the untouched encoder's vectors and not of the texts: what the encoder cannot tell apart (case, blanks, accents,
+    blanks before a question mark) is one row to the head. A base has the same encoder, and a text has one vector
+    whatever surrounds it.
     """
     digests = b"".join(hashlib.sha256(vector.tobytes()).digest()[:8] for vector in vectors)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)

@@ -1,6 +1,6 @@
 """Decides where things lie in the data directory, that only its owner reads it, and that one process at a time uses it.
 
-D/reflexd.db  lock  admin.sock  initial-api-key  backups/  models/<random id>/  runs/<job id>/
+D/reflexd.db  lock  admin.sock  initial-api-key  backups/  backbones/<random id>/  models/<random id>/  runs/<job id>/
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import platformdirs
 
+from reflexd.config import Config
 from reflexd.errors import AlreadyRunning, StartupError
 from reflexd.registry.files import fsync_directory
 
@@ -31,6 +32,16 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("CACHE_DIRECTORY") or platformdirs.user_cache_dir("reflexd")).absolute()
 
 
+def data_directory(config: Config) -> DataDirectory:
+    """Return the configured data directory, not yet claimed."""
+    return DataDirectory(Path(config.storage.data_dir or default_data_dir()).expanduser())
+
+
+def cache_directory(config: Config) -> Path:
+    """Return the configured cache directory."""
+    return Path(config.storage.cache_dir or default_cache_dir()).expanduser()
+
+
 class DataDirectory:
     """A data directory; `claim` makes it this process's own until `release`."""
 
@@ -38,6 +49,7 @@ class DataDirectory:
         self.root = root.absolute()
         self.models = self.root / "models"
         self.runs = self.root / "runs"
+        self.backbones = self.root / "backbones"
         self.socket = self.root / "admin.sock"
         self.initial_key = self.root / "initial-api-key"
         self._lock: int | None = None
@@ -88,7 +100,7 @@ class DataDirectory:
             self.root.chmod(0o700)
 
     def _make_folders(self) -> None:
-        for folder in (self.models, self.runs):
+        for folder in (self.models, self.runs, self.backbones):
             folder.mkdir(mode=0o700, exist_ok=True)
         fsync_directory(self.root)
         probe = self.root / ".write-probe"

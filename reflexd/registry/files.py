@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 TEMPORARY = ".tmp-"
 
@@ -23,10 +24,29 @@ def fsync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def fsync_file(path: Path) -> None:
+    """Make the content of a file that something else wrote survive a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def write_durably(path: Path, content: bytes) -> None:
     """Write a new file and fsync it; its folder still needs fsync_directory."""
     with path.open("xb") as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_stream_durably(path: Path, source: BinaryIO, most: int) -> None:
+    """Write a new file from a stream and fsync it; raises ValueError where that holds more than `most` bytes."""
+    with path.open("xb") as file:
+        written = 0
+        while chunk := source.read(1 << 20):
+            written += len(chunk)
+            if written > most:
+                raise ValueError(f"more than {most} bytes")
+            file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
 

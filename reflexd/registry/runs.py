@@ -4,6 +4,7 @@ runs/<job id>/input.json     written before the job's row commits
               base/          a copy of the model that the job starts from, so that nothing can change it meanwhile
               rows.jsonl     appended and fsynced by the prepare stage
               prepared.json  present once all rows are there
+              tuning/        the state of encoders that are being tuned, from which a killed job goes on
               worker.log     what a failing training process printed
 """
 
@@ -22,6 +23,7 @@ from reflexd.schemas.reflex import Mode
 
 INPUT = "input.json"
 BASE = "base"
+TUNING = "tuning"
 ROWS = "rows.jsonl"
 PREPARED = "prepared.json"
 WORKER_LOG = "worker.log"

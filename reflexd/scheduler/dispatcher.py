@@ -15,7 +15,8 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
-from reflexd.errors import ExecutorUnavailable, StorageFull, WorkerDied
+from reflexd.engine.backbones import Ground
+from reflexd.errors import ExecutorUnavailable, JobFailure, StartupError, StorageFull, WorkerDied
 from reflexd.hookspecs import Executor
 from reflexd.registry import artifacts, runs
 from reflexd.schemas.worker import Failed, Message, Metrics, Prepared, RunSpec, Stage, Trained
@@ -38,10 +39,13 @@ class DispatchOptions(Struct, frozen=True, kw_only=True):
     running_per_key: int
     max_attempts: int
     threads: int
+    budget_seconds: float
+    keep_rows: int
     runs_dir: Path
     models_dir: Path
-    backbone_dir: Path
     plugins_allow: list[str]
+    ground: Callable[[Path], Awaitable[Ground]]
+    """Tells for a job's run directory which encoder it is trained on; raises JobFailure, or StartupError."""
 
 
 class Dispatcher:
@@ -155,12 +159,15 @@ class Dispatcher:
             current: Job | None = job
             while current is not None and current.status == "running":
                 current = await self._stage(current)
-        except ExecutorUnavailable as trouble:
+        except (ExecutorUnavailable, StartupError) as trouble:
             self._wait_for_executor(str(trouble))
             said = "Training processes cannot be started at present; the job is queued again"
             await self._store.jobs.requeue(job, said, died=False)
         except WorkerDied as death:
             await self._died(job, str(death))
+        except JobFailure as failure:
+            await self._store.jobs.fail(job, failure.code, failure.message, failure.param)
+            log.info("job failed", job_id=job.id, code=failure.code)
         except StorageFull:
             raise
         except Exception:
@@ -170,7 +177,7 @@ class Dispatcher:
     async def _stage(self, job: Job) -> Job | None:
         """Run one stage; return the job as it then is, None when it has ended."""
         model_id = new_directory_id()
-        spec = self._spec(job, model_id)
+        spec = self._spec(job, model_id, await self._options.ground(self._options.runs_dir / job.id))
         try:
             # Leaving early closes the generator, which ends the process.
             async with contextlib.aclosing(self._executor.run(spec)) as events:
@@ -231,7 +238,7 @@ class Dispatcher:
         log.error("no training process", why=why, next_try_seconds=self._pause)
         self._on_trouble(why)
 
-    def _spec(self, job: Job, model_id: str) -> RunSpec:
+    def _spec(self, job: Job, model_id: str, ground: Ground) -> RunSpec:
         options = self._options
         stage: Stage = job.stage
         return RunSpec(
@@ -240,9 +247,12 @@ class Dispatcher:
             run_dir=str(options.runs_dir / job.id),
             models_dir=str(options.models_dir),
             model_id=model_id,
-            backbone=str(options.backbone_dir),
+            backbone=str(ground.exported),
+            checkpoint=str(ground.checkpoint),
             seed=job.seed,
             threads=options.threads,
+            budget_seconds=job.hyperparameters.get("budget_seconds", options.budget_seconds),
+            keep_rows=options.keep_rows,
             plugins_allow=options.plugins_allow,
             lineage={
                 "job_id": job.id,

@@ -16,6 +16,7 @@ Field = Literal[
     "all_scores",
     "scores",
     "labels",
+    "in_domain",
     "inference_time_ms",
     "index",
     "windows",
@@ -51,8 +52,9 @@ class ClassScore(Struct, frozen=True):
 class Prediction(Struct, kw_only=True):
     """One classifier's answer about one text; `classes`, `all_scores` and `labels` share the manifest's label order.
 
-    `label` and `confidence` are null where a multi_label classifier selects nothing. `index` is the place of the text
-    in `texts`, `windows` the number of windows that a text was read in under `long_text: chunk`.
+    `label` and `confidence` are null where a multi_label classifier selects nothing. `in_domain` is the share of the
+    classifier's own rows that are at least as unusual as this text; null where it was trained on too few. `index` is
+    the place of the text in `texts`, `windows` the number of windows that a text was read in under `long_text: chunk`.
     """
 
     model: str | UnsetType = UNSET
@@ -64,6 +66,7 @@ class Prediction(Struct, kw_only=True):
     all_scores: list[float] | UnsetType = UNSET
     scores: dict[str, float] | UnsetType = UNSET
     labels: list[str] | UnsetType = UNSET
+    in_domain: float | UnsetType | None = UNSET
     inference_time_ms: float | UnsetType = UNSET
     index: int | UnsetType = UNSET
     windows: int | UnsetType = UNSET

@@ -25,8 +25,14 @@ class RunSpec(Struct, kw_only=True, forbid_unknown_fields=True):
     model_id: str
     backbone: str
     """Directory of the exported encoder (engine/backbone.py)."""
+    checkpoint: str
+    """Directory of the weights that it was exported from: config.json, model.safetensors, tokenizer.json."""
     seed: int
     threads: int
+    budget_seconds: float = 0.0
+    """Nominal seconds that the encoder may be tuned for; 0 leaves it as it is."""
+    keep_rows: int = 0
+    """Rows of each label that the model keeps for models that start from it."""
     plugins_allow: list[str] = field(default_factory=list)
     lineage: dict[str, Any] = field(default_factory=dict)
 
@@ -70,6 +76,26 @@ class Trained(Struct, tag_field="event", tag="trained"):
     backbone: str
     precision: str
     result: dict[str, Any]
+
+
+HEADLINE = (
+    "accuracy",
+    "accuracy_of",
+    "f1_score",
+    "micro_f1",
+    "n",
+    "interval",
+    "method",
+    "baseline",
+    "calibration",
+    "ece",
+)
+"""The parts of a result that a model shows too; the rest is its job's."""
+
+
+def headline(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the few numbers of a job's result that go with its model: all models' are in memory and in their list."""
+    return {name: result[name] for name in HEADLINE if name in result}
 
 
 class Failed(Struct, tag_field="event", tag="failed"):

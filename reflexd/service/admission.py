@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -26,6 +26,7 @@ from reflexd.store.records import Job
 LATER = ("webhook_url", "validation_file", "integrations")
 """Fields of the contract that this version refuses rather than ignores."""
 MAX_IDEMPOTENCY_KEY = 255
+MAX_BUDGET_SECONDS = 86_400.0
 MAX_FIELD_BYTES = 4 << 20
 """Of a field beside the input: a thousand labels of the greatest length take 3 MB when every character is escaped."""
 
@@ -33,6 +34,24 @@ MAX_METADATA_PAIRS = 16
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=MAX_METADATA_PAIRS)
 ]
+
+
+class Hyperparameters(Struct):
+    """What is heeded of the hyperparameters: the one knob, time. `n_epochs` and its like are chosen by the trainer."""
+
+    budget_seconds: Annotated[float, Meta(ge=0, le=MAX_BUDGET_SECONDS)] | Literal["auto"] | None = None
+    n_epochs: Any = None
+    batch_size: Any = None
+    learning_rate_multiplier: Any = None
+
+    def heeded(self) -> dict[str, Any]:
+        """Return those that a job goes by."""
+        return {"budget_seconds": self.budget_seconds} if isinstance(self.budget_seconds, float) else {}
+
+    def ignored(self) -> list[str]:
+        """Return the names of those that were given and are not heeded."""
+        names = ("n_epochs", "batch_size", "learning_rate_multiplier")
+        return [name for name in names if getattr(self, name) not in (None, "auto")]
 
 
 class CreateFields(Struct, kw_only=True):
@@ -47,7 +66,7 @@ class CreateFields(Struct, kw_only=True):
     metadata: Metadata | None = None
     auto_train: bool | None = None
     method: Method | None = None
-    hyperparameters: dict[str, Any] | None = None
+    hyperparameters: Hyperparameters | None = None
 
 
 class Repeat(Struct, frozen=True):
@@ -76,7 +95,9 @@ class Admitted(Struct, frozen=True, kw_only=True):
 class Admission:
     """Checks create requests against the registered data sources and the limits; touches nothing that is stored."""
 
-    def __init__(self, sources: Mapping[str, DataSource], limits: Limits) -> None:
+    def __init__(
+        self, sources: Mapping[str, DataSource], limits: Limits, max_budget_seconds: float = MAX_BUDGET_SECONDS
+    ) -> None:
         """Raise StartupError for a source that would take the name of one of the request's own fields."""
         for name in sources:
             if name in (*CreateFields.__struct_fields__, *LATER, "training_file"):
@@ -85,6 +106,7 @@ class Admission:
                 )
         self._sources = sources
         self._limits = limits
+        self._max_budget_seconds = max_budget_seconds
 
     def admit(self, key: Key, body: bytes, body_sha256: str, repeat: Repeat) -> Admitted:
         """Return the job that a body asks for; raises InvalidRequest that names the field."""
@@ -99,6 +121,12 @@ class Admission:
         for name in LATER:
             if name in raw and bytes(raw[name]) not in (b"null", b"[]", b'""'):
                 raise NotSupportedYet(f"{name} is not supported by this version of reflexd yet", param=name)
+        heeded = {} if fields.hyperparameters is None else fields.hyperparameters.heeded()
+        if heeded.get("budget_seconds", 0.0) > self._max_budget_seconds:
+            raise InvalidRequest(
+                f"At most {self._max_budget_seconds:g} seconds may be asked for",
+                param="hyperparameters.budget_seconds",
+            )
         base = base_of(fields)
         if fields.suffix is not None:
             check_suffix(fields.suffix)
@@ -118,6 +146,7 @@ class Admission:
             auto_train=fields.auto_train is not False,
             seed=fields.seed if fields.seed is not None else secrets.randbelow(2**31),
             metadata=fields.metadata,
+            hyperparameters=heeded,
             training_file=f"file-inline-{job_id}",  # one that was sent beside an inline input is ignored
             trained_examples=examples,
             idempotency_key=repeat.idempotency_key,
@@ -131,7 +160,8 @@ class Admission:
             mode=fields.mode,
             limits=msgspec.to_builtins(self._limits),
         )
-        notes = ["hyperparameters were ignored: training is fully managed"] if fields.hyperparameters else []
+        ignored = [] if fields.hyperparameters is None else fields.hyperparameters.ignored()
+        notes = [f"Hyperparameters ignored: {', '.join(ignored)}; the trainer chooses them"] if ignored else []
         return Admitted(job=job, given=given, notes=notes, base=base)
 
     def _choose_source(self, raw: Mapping[str, msgspec.Raw]) -> DataSource:

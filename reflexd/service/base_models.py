@@ -9,9 +9,8 @@ import asyncio
 from pathlib import Path
 
 import structlog
-from msgspec import Struct
 
-from reflexd.engine.backbone import incompatibility
+from reflexd.engine.backbones import Backbones
 from reflexd.errors import BaseModelIncompatible, BaseModelNotFound, BaseModelNotReady
 from reflexd.registry import artifacts
 from reflexd.registry.artifacts import DamagedArtifact
@@ -22,20 +21,13 @@ from reflexd.store.store import Store
 log = structlog.get_logger(__name__)
 
 
-class EncoderIdentity(Struct, frozen=True):
-    """The sentence encoder that new jobs train on."""
-
-    fingerprint: str
-    precision: str
-
-
 class BaseModels:
     """Finds the models that jobs start from."""
 
-    def __init__(self, store: Store, models_dir: Path, encoder: EncoderIdentity) -> None:
+    def __init__(self, store: Store, models_dir: Path, backbones: Backbones) -> None:
         self._store = store
         self._models_dir = models_dir
-        self._encoder = encoder
+        self._backbones = backbones
 
     async def pin(self, tenant_id: str, base: Base, admitted: Admitted) -> tuple[ModelVersion, Path]:
         """Return the version that the name means now, and its folder, checked to be of use for the job.
@@ -53,8 +45,10 @@ class BaseModels:
         except DamagedArtifact as error:
             log.error("base model unusable", model=version.id, why=str(error))
             raise BaseModelIncompatible("The files of this model cannot be used", param=base.param) from error
-        if why := incompatibility(manifest, self._encoder.fingerprint, self._encoder.precision):
-            raise BaseModelIncompatible(f"This model cannot be started from: {why}", param=base.param)
+        try:
+            await asyncio.to_thread(self._backbones.of_model, manifest)
+        except DamagedArtifact as error:
+            raise BaseModelIncompatible(f"This model cannot be started from: {error}", param=base.param) from error
         if admitted.job.labels and manifest.mode != admitted.job.mode:
             raise BaseModelIncompatible(
                 f"The model to start from is {manifest.mode}, and this job is {admitted.job.mode}", param=base.param

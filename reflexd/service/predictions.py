@@ -13,6 +13,7 @@ import structlog
 from msgspec import UNSET, Struct
 
 from reflexd.config import Limits
+from reflexd.engine.backbone import BackboneMissing
 from reflexd.engine.dataset import text_problem
 from reflexd.engine.predictor import Predictor, Scores
 from reflexd.errors import (
@@ -221,6 +222,8 @@ class PredictionService:
         if any(version.id not in self._store.models for version in versions):
             raise ModelNotFound(param="model") from error  # it was deleted while this request waited
         log.error("model unusable", models=sorted({v.id for v in versions}), why=str(error))
+        if isinstance(error, BackboneMissing):
+            raise ModelUnusable(f"This model cannot be used: {error}") from error
         raise ModelUnusable from error
 
     async def _resolve(self, key: Key, name: str, param: str = "model") -> ModelVersion:
@@ -323,6 +326,8 @@ def _answer(
         answer.scores = dict(zip(scores.labels, scores.probabilities, strict=True))
     if shape.wants("labels"):
         answer.labels = scores.labels
+    if shape.wants("in_domain"):
+        answer.in_domain = scores.in_domain
     if shape.wants("inference_time_ms"):
         answer.inference_time_ms = round(milliseconds, 3)
     if shape.indexed and shape.wants("index"):

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reflexd.errors import IdempotencyKeyReused
+from reflexd.schemas.worker import headline
 from reflexd.store.database import Database, Transaction
 from reflexd.store.events import append
 from reflexd.store.models import ModelStore, ModelVersion, insert_version
@@ -168,7 +169,7 @@ class JobStore:
                 backbone=backbone,
                 precision=precision,
                 # Every version's row stays in memory: the scores of a thousand labels stay with the job.
-                result={name: value for name, value in result.items() if name != "per_label"},
+                result=headline(result),
             )
             await append(tx, job.id, f"Job succeeded: {version.name} version {version.version} is served")
             return version

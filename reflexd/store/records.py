@@ -32,6 +32,7 @@ class Job(Struct, frozen=True, kw_only=True):
     auto_train: bool = True
     seed: int
     metadata: dict[str, str] | None = None
+    hyperparameters: dict[str, Any] = {}
     training_file: str
     trained_examples: int = 0
     trained_tokens: int | None = None
@@ -66,7 +67,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
 ACTIVE = ("queued", "running", "prepared")
 """Statuses of a job that has not ended."""
-_JSON = ("labels", "metadata", "result", "error")
+_JSON = ("labels", "metadata", "hyperparameters", "result", "error")
 _FLAGS = ("auto_train", "paused")
 
 

@@ -40,6 +40,7 @@ def test_the_answer_has_the_keys_of_all_generations(trained: openai.OpenAI) -> N
         "all_scores",
         "scores",
         "labels",
+        "in_domain",
         "inference_time_ms",
     }
     assert (answer["model"], answer["version"], answer["mode"]) == ("tickets", 1, "single_label")
@@ -51,6 +52,14 @@ def test_the_answer_has_the_keys_of_all_generations(trained: openai.OpenAI) -> N
     assert [c["label"] for c in answer["classes"] if c["selected"]] == [answer["label"]] == ["billing"]
     assert answer["confidence"] == max(answer["all_scores"]) == answer["scores"]["billing"]
     assert answer["inference_time_ms"] > 0
+
+
+def test_a_text_that_is_none_of_the_labels_can_be_told(trained: openai.OpenAI) -> None:
+    """`in_domain` is the share of the model's own rows that lie at least as far from its labels."""
+    usual = ask(trained, model="tickets", text=TICKETS[0]["text"])["in_domain"]
+    strange = ask(trained, model="tickets", text="Photosynthesis takes place in chloroplasts")["in_domain"]
+    assert usual > 0.5 > strange >= 0
+    assert ask(trained, model="tickets", text=TEXT, fields=["in_domain"]).keys() == {"in_domain"}
 
 
 def test_scores_follow_the_labels_of_the_job_not_of_its_rows(trained: openai.OpenAI) -> None:

@@ -57,7 +57,9 @@ def test_events_are_oldest_first_and_page_without_gap(daemon: Daemon, key: str, 
     assert sum(message.startswith("Job succeeded") for message in found) == 1
     assert [event.created_at for event in whole.data] == sorted(event.created_at for event in whole.data)
 
-    losses = [event.data for event in whole.data if event.type == "metrics"]
+    first, *losses = [event.data for event in whole.data if event.type == "metrics"]
+    assert isinstance(first, dict)
+    assert set(first) >= {"step", "early_accuracy"}
     assert losses
     for data in losses:
         assert isinstance(data, dict)

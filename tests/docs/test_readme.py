@@ -33,6 +33,7 @@ RUN = {
         r"^data: \[DONE\]$",
     ],
     "reflexd predict tickets": [r"^billing  0\.\d+$", r"ftjob-\S+ +succeeded +tickets", r"tickets +[12] +billing, bug"],
+    "reflexd jobs report": [r"\A\Z"],
     "reflexd keys create shop": [
         r"^rfx_\S+$",
         r"^rfx_\S+$",
@@ -53,6 +54,7 @@ NOT_RUN = {
     "class CSVSource": "is plugins/example/csv_source.py, as a test below holds; tests/packaging installs and uses it",
     "pip install ./plugins/example": "would change this environment; the daemon here has it by PYTHONPATH",
     "sh packaging/test.sh": "runs this test",
+    "reflexd backbones add": "needs a directory of 440 MB; tests/integration/test_backbones.py adds smaller ones",
     "python -m benchmarks.quick_start": "measures for minutes; a test below asks it for its help",
 }
 """A piece of each block that is not run, and why."""

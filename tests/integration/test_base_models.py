@@ -10,7 +10,6 @@ from typing import Any
 
 import openai
 import pytest
-from safetensors.numpy import load_file
 
 from tests import jobs
 from tests.daemons import Daemon, wait_for
@@ -60,17 +59,15 @@ def test_a_job_grows_a_model_by_a_label_and_leaves_it_as_it_was(daemon: Daemon, 
     assert lineage == {"job_id": job.id, "base_model": "source", "base_model_version": 1}
 
 
-def test_what_the_base_has_learnt_is_used(daemon: Daemon, client: openai.OpenAI) -> None:
+def test_what_the_base_has_learnt_is_used(client: openai.OpenAI) -> None:
     jobs.train(client, made_up(200), "knows-animals")
     few = [
         {"text": f"{word} number {n}", "label": label}
         for label, word in (("cat", "thing"), ("dog", "item"))
         for n in range(5)
     ]
-    cold = jobs.train(client, few, "cold")
-    started = warm(client, "knows-animals", "warm", few)
-    heads = [load_file(folder_of(daemon, client, job.id) / "head.safetensors")["weight"] for job in (cold, started)]
-    assert abs(heads[0] - heads[1]).max() > 0.1
+    jobs.train(client, few, "cold")
+    warm(client, "knows-animals", "warm", few)
     questions = [
         (f"row {n} has a {label} word0 word1 word2", label) for n in range(1_000, 1_020) for label in ("cat", "dog")
     ]
@@ -154,7 +151,7 @@ def test_a_model_of_another_stack_encoder_or_mode_is_incompatible(start_daemon: 
 
         refused({"stack": manifest["stack"] - 1}, "stack")
         refused({"backbone": {**manifest["backbone"], "fingerprint": "0" * 64}}, "encoder")
-        refused({"backbone": {**manifest["backbone"], "precision": "fp32"}}, "fp32")
+        refused({"backbone": {**manifest["backbone"], "precision": "../.."}}, "../..")
         refused({}, "multi_label", mode="multi_label")
         (folder / "manifest.json").write_text("{")
         answer = http.post(CREATE, json={"training_data": TICKETS, "base_model": "older"})

@@ -37,7 +37,19 @@ def test_help_imports_neither_the_web_framework_nor_torch_nor_numpy() -> None:
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert "click" in imported, "the list of imports is read rightly"
     assert not imported & {"litestar", "torch", "numpy", "onnxruntime", "transformers", "sklearn", "uvicorn"}
-    for verb in ("serve", "demo", "predict", "jobs", "keys", "models", "plugins", "config", "healthcheck", "version"):
+    for verb in (
+        "serve",
+        "demo",
+        "predict",
+        "jobs",
+        "keys",
+        "models",
+        "backbones",
+        "plugins",
+        "config",
+        "healthcheck",
+        "version",
+    ):
         assert re.search(rf"^  {verb}\b", done.stdout, re.MULTILINE), f"{verb} is listed"
 
 

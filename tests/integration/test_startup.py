@@ -188,7 +188,7 @@ def test_a_broken_plugin_is_named(folder: Path, source: str, named: str) -> None
 
 
 def test_a_backbone_that_nobody_registers(folder: Path) -> None:
-    env = {"REFLEXD_BACKBONE__CHECKPOINT": "no-such-encoder"}
+    env = {"REFLEXD_TRAINING__BACKBONE": "no-such-encoder"}
     said = refuse(78, "--data-dir", folder / "d", "--port", str(free_port()), **env)
     assert "no-such-encoder" in said
     assert "all-MiniLM-L6-v2" in said

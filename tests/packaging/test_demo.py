@@ -162,12 +162,12 @@ def test_a_signal_ends_it_and_leaves_nothing(new_demo: Callable[..., Demo], numb
 
 
 def test_a_daemon_that_cannot_start_is_quoted(new_demo: Callable[..., Demo]) -> None:
-    demo = new_demo(REFLEXD_BACKBONE__CHECKPOINT="none-such")
+    demo = new_demo(REFLEXD_TRAINING__BACKBONE="none-such")
     status, _, errors = demo.end()
 
     assert status == 1
     assert errors.startswith("Error: the daemon has ended with status 78. Its last lines:\n")
-    assert "no plugin registers 'none-such'" in errors
+    assert "[training] backbone: there is no 'none-such'" in errors
     assert "Traceback" not in errors
     assert demo.left() == []
 

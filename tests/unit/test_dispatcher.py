@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from reflexd.errors import ExecutorUnavailable, StorageFull, WorkerDied
+from reflexd.engine.backbones import Ground
+from reflexd.errors import ExecutorUnavailable, JobFailure, StorageFull, WorkerDied
 from reflexd.registry import runs
 from reflexd.scheduler import dispatcher as module
 from reflexd.scheduler.dispatcher import Dispatcher, DispatchOptions
@@ -78,6 +79,10 @@ class ScriptedExecutor:
             self.open -= 1
 
 
+async def ground(run_dir: Path) -> Ground:
+    return Ground(run_dir / "exported", run_dir / "weights")
+
+
 @asynccontextmanager
 async def dispatching(
     store: Store,
@@ -85,13 +90,14 @@ async def dispatching(
     executor: ScriptedExecutor,
     slots: int = 2,
     on_trouble: Callable[[str | None], None] = lambda _: None,
+    ground: Callable[[Path], Awaitable[Ground]] = ground,
 ) -> AsyncIterator[Dispatcher]:
     for name in ("runs", "models"):
         (folder / name).mkdir(exist_ok=True)
     options = DispatchOptions(
         slots=slots, running_per_key=3, max_attempts=3, threads=1,
         runs_dir=folder / "runs", models_dir=folder / "models",
-        backbone_dir=folder, plugins_allow=[],
+        budget_seconds=0.0, keep_rows=0, plugins_allow=[], ground=ground,
     )  # fmt: skip
     made = Dispatcher(store, executor, options, on_trouble)
     task = asyncio.create_task(made.run())
@@ -241,6 +247,28 @@ async def test_a_failure_is_told_whole(store: Store, tmp_path: Path) -> None:
     assert done is not None
     assert done.error == {"code": "insufficient_examples", "message": "Too few", "param": "x[3]"}
     assert (await messages(store, job))[-1] == "Job failed: Too few"
+
+
+async def test_each_run_is_told_what_it_trains_on(store: Store, tmp_path: Path) -> None:
+    given: list[RunSpec] = []
+    job = await new_job(store, tmp_path)
+    async with dispatching(store, tmp_path, ScriptedExecutor([given.append, PREPARED], [given.append, *trained()])):
+        await until(store, job, "succeeded")
+    run_dir = tmp_path / "runs" / job.id
+    assert [spec.stage for spec in given] == ["prepare", "train"]
+    assert {spec.backbone for spec in given} == {str(run_dir / "exported")}
+    assert {spec.checkpoint for spec in given} == {str(run_dir / "weights")}
+
+
+async def test_a_job_that_has_nothing_to_train_on_fails_with_the_reason(store: Store, tmp_path: Path) -> None:
+    async def gone(_: Path) -> Ground:
+        raise JobFailure("base_model_incompatible", "it is gone", "base_model")
+
+    job = await new_job(store, tmp_path)
+    async with dispatching(store, tmp_path, ScriptedExecutor(), ground=gone):
+        failed = await until(store, job, "failed")
+    assert failed is not None
+    assert failed.error == {"code": "base_model_incompatible", "message": "it is gone", "param": "base_model"}
 
 
 async def test_an_outcome_that_the_disk_refuses_is_made_again(

@@ -13,7 +13,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from reflexd.config import Limits
-from reflexd.engine import calibration, dataset, evaluation
+from reflexd.engine import calibration, dataset
 from reflexd.engine.dataset import BadRow
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.heads import REGULARISATION, fit_head
@@ -23,9 +23,11 @@ from reflexd.engine.trainer import train
 from reflexd.errors import JobFailure
 from reflexd.hookspecs import Example
 from reflexd.registry import artifacts, runs
+from reflexd.registry.artifacts import HeadRef
 from reflexd.schemas.reflex import Mode
 from reflexd.schemas.worker import Message, Metrics, Prepared, RunSpec
 from reflexd_plugins.inline import InlineRows
+from tests.unit.held import held_out, hold_out
 
 REFUND = [
     "Please refund my order",
@@ -48,8 +50,8 @@ LABELS = ["refund", "crash"]
 
 def spec_for(folder: Path) -> RunSpec:
     return RunSpec(
-        job_id="j", stage="train", run_dir=str(folder), models_dir=str(folder), model_id="m", backbone="", seed=1,
-        threads=2,
+        job_id="j", stage="train", run_dir=str(folder), models_dir=str(folder), model_id="m", backbone="",
+        checkpoint="", seed=1, threads=2,
     )  # fmt: skip
 
 
@@ -123,7 +125,7 @@ def test_training_serves_sets(encoder: Encoder, tmp_path: Path) -> None:
     assert result["accuracy"] > 0.5
     assert min(result["f1_score"], result["micro_f1"]) > 0.7
     assert {label: found["n"] for label, found in result["per_label"].items()} == {"refund": 10, "crash": 10}
-    losses = [e.data for e in events if isinstance(e, Metrics)]
+    losses = [e.data for e in events if isinstance(e, Metrics) and "train_loss" in e.data]
     assert losses[-1]["train_loss"] < losses[0]["train_loss"] < np.log(2)
     assert [e["step"] for e in losses] == sorted({e["step"] for e in losses})
     _, manifest = artifacts.load(tmp_path, "m")
@@ -133,13 +135,13 @@ def test_training_serves_sets(encoder: Encoder, tmp_path: Path) -> None:
     assert [selected for _, selected in answers] == [[True, False], [True, True], [False, False]]
     assert sum(answers[1][0]) > 1
     artifacts.discard(tmp_path, "m")
-    manifest.thresholds = [0.0, 1.0]
+    manifest.thresholds, manifest.head = [0.0, 1.0], HeadRef()
     artifacts.publish(tmp_path, "m", fit_head(np.zeros((2, 384), np.float32), np.eye(2, dtype=bool), 2), manifest)
     assert [selected for _, selected in classify(encoder, tmp_path, texts)] == [[True, False]] * 3
 
 
 def classify(encoder: Encoder, folder: Path, texts: list[str]) -> list[tuple[list[float], list[bool]]]:
-    predictor = Predictor(encoder, folder, 2, 10)
+    predictor = Predictor(encoder, folder, 2, 10, 4)
     answers, _ = asyncio.run(predictor.classify([(text, ["m"]) for text in texts]))
     predictor.close()
     return [(scores.probabilities, scores.selected) for answer in answers for scores in answer]  # type: ignore[union-attr]
@@ -173,7 +175,7 @@ def test_a_label_of_every_row_or_of_none_gets_a_constant_probability() -> None:
     assert not fit_head(vectors, members, 3).weight.any()
 
 
-@pytest.mark.parametrize(("rows", "method", "n"), [(60, "5-fold", 59), (2_500, "held-out fifth", 500)])
+@pytest.mark.parametrize(("rows", "method", "n"), [(60, "5-fold", 59), (2_500, "20% of the rows", 500)])
 def test_every_label_stands_in_every_fold_and_no_row_on_both_sides(rows: int, method: str, n: int) -> None:
     vectors, members = random_rows(rows, 4)
     members[:, 3] = False
@@ -187,7 +189,7 @@ def test_every_label_stands_in_every_fold_and_no_row_on_both_sides(rows: int, me
         fits.append((x, y))
         return fit_head(x, y, 5)
 
-    held = evaluation.hold_out(vectors, members, 5, fit, 0)
+    held = hold_out(vectors, members, 5, fit, 0)
     assert held is not None
     assert held.method.startswith(method)
     assert len(held.truth) == pytest.approx(n, abs=1)
@@ -197,7 +199,7 @@ def test_every_label_stands_in_every_fold_and_no_row_on_both_sides(rows: int, me
         assert len(np.unique(x, axis=0)) == len(x)
         if rows == 60:
             assert 6 <= y[:, 3].sum() <= 9
-    again = evaluation.hold_out(vectors, members, 5, fit, 0)
+    again = hold_out(vectors, members, 5, fit, 0)
     assert again is not None
     assert np.array_equal(again.logits, held.logits)
 
@@ -207,12 +209,12 @@ def test_a_temperature_repairs_overconfident_sigmoids() -> None:
     truth = random.random((400, 3)) < 0.5
     right = random.random((400, 3)) < 0.8
     logits = np.where(truth == right, 12.0, -12.0).astype(np.float32)
-    found = calibration.calibrate(evaluation.HeldOut(logits, truth, "x"))
+    found = calibration.calibrate(held_out(logits, truth))
     assert 1 / (1 + np.exp(-12 / found.temperature)) == pytest.approx(0.8, abs=0.03)
     faultless = np.where(truth[:60], 3.0, -3.0).astype(np.float32)
-    found = calibration.calibrate(evaluation.HeldOut(faultless, truth[:60], "x"))
+    found = calibration.calibrate(held_out(faultless, truth[:60]))
     assert 1 / (1 + np.exp(-3 / found.temperature)) == pytest.approx(61 / 62, abs=0.002)
-    assert calibration.calibrate(evaluation.HeldOut(logits[:49], truth[:49], "x")).method == "none"
+    assert calibration.calibrate(held_out(logits[:49], truth[:49])).method == "none"
 
 
 def test_a_label_that_every_row_has_trains_and_serves(encoder: Encoder, tmp_path: Path) -> None:

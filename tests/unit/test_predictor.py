@@ -16,6 +16,7 @@ from reflexd.errors import ContextLengthExceeded, InvalidRequest, ReflexError
 from reflexd.registry import artifacts
 from reflexd.registry.artifacts import BackboneRef, Calibration, DamagedArtifact, Head, Manifest
 from reflexd.schemas.reflex import Mode
+from tests.unit.vectors import vector_of
 
 pytestmark = pytest.mark.anyio
 LONG = "The rocket engine failed during launch. " * 300
@@ -42,12 +43,12 @@ def publish(folder: Path, name: str, head: Head, encoder: Encoder, mode: Mode = 
 
 @pytest.fixture
 async def predictor(encoder: Encoder, tmp_path: Path) -> AsyncIterator[Predictor]:
-    rocket, refund, day = (encoder.embed(text)[0] for text in ("a rocket", "a refund", "a sunny day"))
+    rocket, refund, day = (vector_of(encoder, text) for text in ("a rocket", "a refund", "a sunny day"))
     publish(tmp_path, "topic", Head(np.stack([rocket, refund, day]), np.zeros(3, np.float32)), encoder)
     publish(tmp_path, "refund", Head(np.stack([refund, -refund]), np.zeros(2, np.float32)), encoder)
     several = Head(np.stack([rocket, refund, day]), np.full(3, -0.3, np.float32))
     publish(tmp_path, "several", several, encoder, "multi_label")
-    made = Predictor(encoder, tmp_path, 2, 10)
+    made = Predictor(encoder, tmp_path, 2, 10, 4)
     yield made
     made.close()
 
@@ -80,8 +81,8 @@ def scores(answer: list[Scores] | ReflexError) -> list[Scores]:
 async def test_one_text_and_many_models(predictor: Predictor, encoder: Encoder) -> None:
     (answer,), milliseconds = await predictor.classify([("A rocket flies", ["topic", "refund", "several"])])
     topic, refund, several = scores(answer)
-    vector = encoder.embed("A rocket flies")[0].astype(np.float64)
-    exact = np.exp(np.array([encoder.embed(t)[0] @ vector for t in ("a rocket", "a refund", "a sunny day")]) / 0.5)
+    vector = vector_of(encoder, "A rocket flies").astype(np.float64)
+    exact = np.exp(np.array([vector_of(encoder, t) @ vector for t in ("a rocket", "a refund", "a sunny day")]) / 0.5)
     assert topic.probabilities == pytest.approx(exact / exact.sum(), abs=1e-5)
     assert topic.selected == [True, False, False]
     assert sum(refund.selected) == 1
@@ -156,13 +157,14 @@ async def test_a_lone_request_does_not_wait_for_a_batch(
 async def test_a_long_text_is_read_in_windows_as_in_training(
     predictor: Predictor, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vector, _, windows = encoder.embed(LONG)
+    features, _, windows = encoder.embed(LONG)
+    vector = features[: encoder.description.width]
     readings = Readings(encoder, monkeypatch)
     long, short = (await predictor.classify([(LONG, ["refund"]), ("short", ["refund"])], chunk=True))[0]
     found = scores(long)[0]
     assert found.windows == windows == len(readings.ids) - 1
     assert scores(short)[0].windows == 1
-    refund = encoder.embed("a refund")[0].astype(np.float64)
+    refund = vector_of(encoder, "a refund").astype(np.float64)
     assert found.probabilities[0] == pytest.approx(1 / (1 + np.exp(-4 * float(refund @ vector))), abs=1e-5)
 
 
@@ -202,7 +204,7 @@ async def test_a_text_of_just_the_most_tokens_is_read_whole(encoder: Encoder) ->
 async def test_heads_beyond_the_resident_ones_are_read_again(
     encoder: Encoder, predictor: Predictor, tmp_path: Path
 ) -> None:
-    small = Predictor(encoder, tmp_path, 1, 1)
+    small = Predictor(encoder, tmp_path, 1, 1, 4)
     for _ in range(2):
         answers, _ = await small.classify([("x", ["topic", "refund"]), ("y", ["several"])])
         assert [len(scores(answer)) for answer in answers] == [2, 1]

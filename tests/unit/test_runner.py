@@ -39,7 +39,7 @@ def make_spec(folder: Path, encoder_dir: Path, stage: Stage, payload: object = R
     (folder / "models").mkdir(exist_ok=True)
     return RunSpec(
         job_id="job", stage=stage, run_dir=str(folder / "job"), models_dir=str(folder / "models"), model_id="m",
-        backbone=str(encoder_dir), seed=1, threads=1,
+        backbone=str(encoder_dir), checkpoint="", seed=1, threads=1,
     )  # fmt: skip
 
 
@@ -179,6 +179,7 @@ def test_what_a_library_prints_is_no_protocol(tmp_path: Path) -> None:
         models_dir=str(tmp_path),
         model_id="m",
         backbone="",
+        checkpoint="",
         seed=1,
         threads=1,
     )

@@ -1,0 +1,137 @@
+"""Decides what an adapter is: the small change of an encoder that a tuned classifier carries, and how it is stored.
+
+biases    what is added to the linear layers' biases: name of the bias -> [out], 40 KB for all-MiniLM-L6-v2
+low_rank  what is added to their weights, as a LoRA of scale 1: <layer>.lora_A.weight [rank, in] and
+          <layer>.lora_B.weight [out, rank]; 650 KB at rank 8. peft reads the file as it is. A decoder's is activated:
+          it works on the tokens of the invocation alone, which follow the text (engine/decoder.py)
+
+All in float16: a delta needs fewer digits than what it is added to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from reflexd.registry import artifacts
+from reflexd.registry.artifacts import ADAPTER, ADAPTER_CONFIG, AdapterRef, DamagedArtifact, Manifest
+
+Kind = Literal["biases", "low_rank"]
+Half = NDArray[np.float16]
+PEFT_PREFIX = "base_model.model."
+
+
+class Adapter(Struct, frozen=True):
+    """An adapter in memory; `tensors` by the names above, without peft's prefix."""
+
+    kind: Kind
+    tensors: dict[str, Half]
+    invocation: tuple[int, ...] = ()
+    """The token ids that activate it; none for an encoder's, which always works."""
+
+    @property
+    def rank(self) -> int:
+        """Return the rank of its weight changes; 0 for biases."""
+        return max((len(t) for name, t in self.tensors.items() if name.endswith(".lora_A.weight")), default=0)
+
+    @property
+    def parameters(self) -> int:
+        """Return how many numbers it holds."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
+    def reference(self) -> AdapterRef:
+        """Return what a manifest says of it."""
+        return AdapterRef(kind=self.kind, parameters=self.parameters, rank=self.rank)
+
+    def sound(self) -> bool:
+        """Return whether it changes anything of its kind, and by finite numbers alone."""
+        of_its_kind = bool(self.tensors) if self.kind == "biases" else bool(self.layers())
+        return of_its_kind and all(bool(np.isfinite(tensor).all()) for tensor in self.tensors.values())
+
+    def layers(self) -> list[str]:
+        """Return the linear layers whose weight it changes."""
+        tail = ".lora_A.weight"
+        return [name.removesuffix(tail) for name in self.tensors if name.endswith(tail)]
+
+    def weight_change(self, layer: str) -> NDArray[np.float32]:
+        """Return what is added to the weight [out, in] of a linear layer; raises KeyError where a half is missing."""
+        down, up = self.tensors[f"{layer}.lora_A.weight"], self.tensors[f"{layer}.lora_B.weight"]
+        change: NDArray[np.float32] = up.astype(np.float32) @ down.astype(np.float32)
+        return change
+
+
+class _Config(Struct):
+    """What is read of an adapter_config.json."""
+
+    alora_invocation_tokens: tuple[int, ...] = ()
+
+
+def to_files(adapter: Adapter) -> dict[str, bytes]:
+    """Return the files of a model's folder that hold the adapter."""
+    if adapter.kind == "biases":
+        return {ADAPTER: save_tensors(adapter.tensors)}
+    config: dict[str, object] = {
+        "peft_type": "LORA",
+        "r": adapter.rank,
+        "lora_alpha": adapter.rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(adapter.layers()),
+        "inference_mode": True,
+    }
+    if adapter.invocation:
+        config["alora_invocation_tokens"] = adapter.invocation
+    return {
+        ADAPTER: save_tensors({PEFT_PREFIX + name: tensor for name, tensor in adapter.tensors.items()}),
+        ADAPTER_CONFIG: msgspec.json.format(msgspec.json.encode(config), indent=1),
+    }
+
+
+def read_adapter(models_dir: Path, model_id: str, manifest: Manifest) -> Adapter | None:
+    """Read a model's adapter; None where its encoder is untouched. Raises DamagedArtifact."""
+    content = artifacts.load_adapter(models_dir, model_id, manifest)
+    if content is None or manifest.adapter is None:
+        return None
+    config = artifacts.load_adapter_config(models_dir, model_id, manifest)
+    try:
+        tensors = load_tensors(content)
+        invocation = () if config is None else msgspec.json.decode(config, type=_Config).alora_invocation_tokens
+    except (SafetensorError, msgspec.DecodeError) as error:
+        raise DamagedArtifact("the adapter cannot be read") from error
+    named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
+    return Adapter(manifest.adapter.kind, named, invocation)
+
+
+def merge(adapters: Sequence[Adapter]) -> Adapter:
+    """Return the adapter that lies amid several of one kind and rank.
+
+    Tuned from one start on overlapping rows they are neighbours, and their mean is as good as each. Of low-rank ones
+    the mean change is taken, and of that what their rank can hold (a truncated singular value decomposition).
+    """
+    first, count = adapters[0], len(adapters)
+    if first.kind == "biases":
+        summed = {
+            name: np.mean([a.tensors[name].astype(np.float32) for a in adapters], axis=0) for name in first.tensors
+        }
+        return Adapter("biases", {name: value.astype(np.float16) for name, value in summed.items()})
+    out: dict[str, Half] = {}
+    for layer in first.layers():
+        down_name, up_name = f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"
+        down = np.concatenate([a.tensors[down_name].astype(np.float32) for a in adapters])
+        up = np.concatenate([a.tensors[up_name].astype(np.float32) for a in adapters], axis=1) / count
+        # The change is up @ down; through two thin factorisations only a small matrix is decomposed.
+        (up_basis, up_rest), (down_basis, down_rest) = np.linalg.qr(up), np.linalg.qr(down.T)
+        left, strength, right = np.linalg.svd(up_rest @ down_rest.T)
+        root = np.sqrt(strength[: first.rank])
+        out[down_name] = ((right[: first.rank] * root[:, None]) @ down_basis.T).astype(np.float16)
+        out[up_name] = (up_basis @ (left[:, : first.rank] * root)).astype(np.float16)
+    return Adapter("low_rank", out, first.invocation)

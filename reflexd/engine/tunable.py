@@ -1,0 +1,118 @@
+"""Decides how an encoder is made to move: which of its parameters train, and how texts pass it in batches.
+
+biases    every linear layer's bias trains (BitFit): few numbers, hard to overfit, and one graph serves them all
+low_rank  a LoRA of rank 8 on every linear layer, through peft: for data that has more to say
+full      every weight of the encoder; what the benchmark measures adapters against, never published
+
+Texts pass in small groups of like length: on a processor padding costs as much as text does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModel
+from transformers.utils.logging import disable_progress_bar
+
+from reflexd.engine.adapters import PEFT_PREFIX, Adapter, Kind
+from reflexd.engine.layers import linear_layers, pool
+
+Movable = Kind | Literal["full"]
+RANK = 8
+START = 0
+"""Seed of a low-rank adapter's first factor; the job's seed decides its rows and batches."""
+GROUP_TOKENS = 400
+"""Padded tokens that pass the encoder at once; groups of 200 to 1,500 cost within a tenth of the same."""
+
+
+class TunableEncoder:
+    """The encoder's original weights, with those that `kind` names ready to train; deterministic, without dropout."""
+
+    def __init__(self, checkpoint: Path, pooling: str, kind: Movable) -> None:
+        """Load the weights of a Hugging Face directory; raises OSError where it is not whole."""
+        disable_progress_bar()
+        self.kind: Movable = kind
+        self._pooling = pooling
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model: Any = AutoModel.from_pretrained(
+            checkpoint,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        ).eval()
+        for parameter in model.parameters():
+            parameter.requires_grad_(kind == "full")
+        layers = linear_layers(model)
+        if kind == "low_rank":
+            config = LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=list(layers))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(START)  # every process that tunes sets out from the same point
+                model = get_peft_model(model, config)
+        elif kind == "biases":
+            for layer in layers.values():
+                if layer.bias is not None:
+                    layer.bias.requires_grad_(True)
+        self._take(model.to(self.device))
+
+    def _take(self, model: Any) -> None:
+        """Set out from a model's weights as they are now."""
+        config = model.config
+        self.numbers_a_token: int = getattr(config, "num_hidden_layers", 12) * config.hidden_size
+        self._model = model
+        self.trained: dict[str, torch.nn.Parameter] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+
+    def reset(self, adapter: Adapter | None = None) -> None:
+        """Go back to the untouched encoder, or to it with an adapter of the same kind."""
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(self._start[name])
+                if adapter is not None:
+                    given = torch.from_numpy(adapter.tensors[_stored(name)].astype(np.float32)).to(self.device)
+                    parameter.copy_(given if self.kind == "low_rank" else parameter + given)
+
+    def adapter(self) -> Adapter:
+        """Return what has been learned so far."""
+        if self.kind == "full":
+            raise ValueError("a fully tuned encoder is no adapter")
+        tensors = {}
+        for name, parameter in self.trained.items():
+            change = parameter.detach() - (0 if self.kind == "low_rank" else self._start[name])
+            tensors[_stored(name)] = change.cpu().numpy().astype(np.float16)
+        return Adapter(self.kind, tensors)
+
+    def encode(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the last layer's unit vectors [rows, width] of texts given as token ids."""
+        width = max(map(len, ids))
+        tokens = torch.zeros(len(ids), width, dtype=torch.long)
+        mask = torch.zeros(len(ids), width, dtype=torch.long)
+        for row, text in enumerate(ids):
+            tokens[row, : len(text)] = torch.tensor(text)
+            mask[row, : len(text)] = 1
+        tokens, mask = tokens.to(self.device), mask.to(self.device)
+        hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state
+        out: torch.Tensor = pool(hidden, mask, self._pooling)
+        return out
+
+
+def _stored(name: str) -> str:
+    """Return the name of a parameter in an adapter: without peft's wrapper and the name that peft gives the adapter."""
+    return name.removeprefix(PEFT_PREFIX).replace(".default.weight", ".weight")
+
+
+def groups(ids: Sequence[Sequence[int]], rows: NDArray[np.int64]) -> list[list[int]]:
+    """Return the rows in groups that hold at most GROUP_TOKENS when padded, or one text."""
+    out: list[list[int]] = []
+    for row in sorted(rows.tolist(), key=lambda r: (len(ids[r]), r)):
+        if not out or (len(out[-1]) + 1) * len(ids[row]) > GROUP_TOKENS:
+            out.append([])
+        out[-1].append(row)
+    return out

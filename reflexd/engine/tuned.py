@@ -1,0 +1,188 @@
+"""Decides how a tuned encoder is come by and what it is judged by: once a fold, or by a pilot and then once.
+
+Up to a few thousand rows the encoder is tuned once on the rows of each fold, so that every row is scored by an encoder
+that never saw it, and the folds' adapters together are the model's: each row is in all of them but one. Of more rows
+some are held out; each kind of adapter tunes for a quarter of its steps, and the better one goes on, if it is then
+better than the frozen encoder on the held-out rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from reflexd.engine.adapters import Adapter, Kind, merge
+from reflexd.engine.budget import MAX_TOKENS, Scheme, Size, Work
+from reflexd.engine.encoder import Encoder
+from reflexd.engine.evaluation import HeldOut, Places, Split, hold_out
+from reflexd.engine.heads import Matrix, Targets, fit_head
+from reflexd.engine.selection import least_loss, mean_accuracy
+from reflexd.engine.tunable import TunableEncoder
+from reflexd.engine.tunable_decoder import open_tunable
+from reflexd.engine.tuning import LossNotFinite, adapter_of, tune
+from reflexd.registry import runs
+from reflexd.registry.files import replace_file
+from reflexd.schemas.worker import Message, Metrics, RunSpec
+
+PILOT = 0.25
+PILOT_ROWS = 1_500
+"""Rows that the heads of a pilot are fitted on, and at least so many of each label, where there are."""
+PILOT_ROWS_OF_LABEL = 5
+
+
+class Rows(Struct, frozen=True):
+    """What is tuned on: checked, distinct rows, and their features under the frozen encoder (or the base's)."""
+
+    texts: Sequence[str]
+    targets: Targets
+    labels: int
+    features: Matrix
+
+
+class Tuned(Struct, frozen=True):
+    """A tuned encoder: of each part of the split the features of all rows [parts][rows, 2 * width], and the whole."""
+
+    kind: Kind
+    folds: list[Matrix]
+    adapter: Adapter
+
+
+class Tuner:
+    """Tunes encoders on one job's rows; its state lies in the run directory, and an interrupted job goes on."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        encoder: Encoder,
+        spec: RunSpec,
+        emit: Callable[[Message | Metrics], None],
+        start: Adapter | None = None,
+    ) -> None:
+        """`encoder` is the untouched one; `start` is the base model's adapter, which tuning then goes on from."""
+        self._rows = rows
+        self._encoder = encoder
+        self._checkpoint = Path(spec.checkpoint)
+        self._folder = Path(spec.run_dir) / runs.TUNING
+        self._threads = spec.threads
+        self._seed = spec.seed
+        self._emit = emit
+        self._start = start
+        whole = [encoder.token_ids(text) for text in rows.texts]
+        longest = min(MAX_TOKENS, encoder.description.max_tokens)
+        self._whole = sum(map(len, whole))
+        self._ids = [ids[:longest] for ids in whole]
+
+    def size(self) -> Size:
+        """Return what tuning costs by."""
+        read_after = len(self._encoder.invocation) * len(self._ids)
+        tokens, parameters = sum(map(len, self._ids)) + read_after, self._encoder.description.parameters
+        return Size(len(self._ids), tokens, self._whole + read_after, parameters, self._rows.targets.ndim == 1)
+
+    def tuned(self, scheme: Scheme, parts: Split) -> list[Tuned]:
+        """Return what came of a scheme on the split that it is judged on, at most one for each kind.
+
+        A kind whose loss stops being a number is given up with a warning.
+        """
+        self._folder.mkdir(exist_ok=True)
+        out = []
+        works = list(scheme.works)
+        if len(parts.parts) == 1:
+            works = self._piloted(works, *parts.parts[0])
+        for work in works:
+            try:
+                out.append(self._tune(work, parts))
+            except LossNotFinite as problem:
+                self._give_up(work, problem)
+        return out
+
+    def _tune(self, work: Work, parts: Split) -> Tuned:
+        encoder = self._tunable(work.kind)
+        adapters, features = [], []
+        for number, (train, _) in enumerate(parts.parts):
+            self._train(encoder, work, train, number, None)
+            adapters.append(adapter_of(encoder))
+            features.append(self._features(adapters[-1]))
+        return Tuned(work.kind, features, merge(adapters) if len(adapters) > 1 else adapters[0])
+
+    def _piloted(self, works: Sequence[Work], train: Places, held: Places) -> list[Work]:
+        """Return the kind that does best after a quarter of its steps, if it is then better than the frozen encoder."""
+        verdict = self._folder / "pilot.json"
+        if verdict.exists():  # a job that was killed after its pilot goes on with what that one said
+            kinds = msgspec.json.decode(verdict.read_bytes(), type=list[str])
+            return [work for work in works if work.kind in kinds]
+        sample = self._sample(train)
+        best = self._pilot(None, sample, held)
+        said = [f"frozen {mean_accuracy(best):.3f}"]
+        found: list[Work] = []
+        for work in works:
+            encoder = self._tunable(work.kind)
+            try:
+                self._train(encoder, work, train, 0, max(1, int(PILOT * work.plan.steps)))
+                made = self._pilot(adapter_of(encoder), sample, held)
+            except LossNotFinite as problem:
+                self._give_up(work, problem)
+                continue
+            said.append(f"{said_of(work.kind)} {mean_accuracy(made):.3f}")
+            if least_loss(made) < least_loss(best):
+                best, found = made, [work]
+        replace_file(verdict, msgspec.json.encode([work.kind for work in found]))
+        going_on = f"going on with {said_of(found[0].kind)}" if found else "the encoder stays frozen"
+        self._emit(Message(f"After a quarter of the steps, on held-out rows: {', '.join(said)}; {going_on}"))
+        return found
+
+    def _sample(self, train: Places) -> Places:
+        """Return PILOT_ROWS rows to fit a pilot's head on, with some of each label among them."""
+        order = np.random.default_rng(self._seed).permutation(train)
+        members = self._rows.targets[order]
+        labels = members.T if members.ndim == 2 else members[None, :] == np.arange(self._rows.labels)[:, None]
+        first = np.concatenate([np.flatnonzero(label)[:PILOT_ROWS_OF_LABEL] for label in labels])
+        chosen: Places = order[np.unique(np.concatenate([first, np.arange(min(PILOT_ROWS, len(order)))]))]
+        return chosen
+
+    def _pilot(self, adapter: Adapter | None, train: Places, held: Places) -> HeldOut:
+        """Return how held-out rows come out with a head that is fitted on some of the others."""
+        places = np.concatenate([train, held])
+        features = self._rows.features[places] if adapter is None else self._features(adapter, places)
+        fold = Split([(np.arange(len(train)), np.arange(len(train), len(places)))], "pilot")
+        width = features.shape[1] // 2
+        targets, labels = self._rows.targets[places], self._rows.labels
+        return hold_out(fold, lambda _: features[:, :width], targets, lambda x, y: fit_head(x, y, labels))
+
+    def _train(self, encoder: TunableEncoder, work: Work, train: Places, number: int, until: int | None) -> None:
+        encoder.reset(self._start)
+        width = self._rows.features.shape[1] // 2
+        head = fit_head(self._rows.features[train, :width], self._rows.targets[train], self._rows.labels)
+        tune(
+            encoder,
+            [self._ids[place] for place in train],
+            self._rows.targets[train],
+            head,
+            work.plan,
+            [self._seed, number],
+            kept=self._folder / f"{work.kind}-{number}.safetensors",
+            emit=self._emit,
+            until=until,
+        )
+
+    def _give_up(self, work: Work, problem: LossNotFinite) -> None:
+        about = {"code": "loss_not_finite"}
+        self._emit(Message(f"Tuning {said_of(work.kind)} was given up: {problem}", "warn", about))
+
+    def _features(self, adapter: Adapter, places: Places | None = None) -> Matrix:
+        texts = self._rows.texts if places is None else [self._rows.texts[place] for place in places]
+        made = self._encoder.adapted(adapter).embed_all(texts, self._threads)[0]
+        if not np.isfinite(made).all():
+            raise LossNotFinite("the tuned encoder's vectors are not finite")
+        return made
+
+    def _tunable(self, kind: Kind) -> TunableEncoder:
+        return open_tunable(self._checkpoint, self._encoder, kind)
+
+
+def said_of(kind: Kind) -> str:
+    """Return how events speak of a kind of adapter."""
+    return "its biases" if kind == "biases" else "low-rank"

@@ -1,0 +1,227 @@
+"""Shows that an adapter means the same to torch, to peft and to the encoder that serves, and that a bad one is told."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from safetensors.numpy import save as save_tensors
+from transformers import AutoModel
+
+from reflexd.engine import backbone
+from reflexd.engine.adapters import PEFT_PREFIX, Adapter, Kind, merge, read_adapter, to_files
+from reflexd.engine.encoder import Encoder
+from reflexd.engine.layers import pool
+from reflexd.engine.predictor import Predictor
+from reflexd.engine.tunable import TunableEncoder
+from reflexd.registry import artifacts
+from reflexd.registry.artifacts import ADAPTER, ADAPTER_CONFIG, MANIFEST, DamagedArtifact
+from reflexd_plugins.checkpoints import MINILM
+from tests.daemons import shared_cache
+from tests.unit.tunings import moved, publish_tuned, weights
+
+KINDS: tuple[Kind, ...] = ("biases", "low_rank")
+TEXTS = ("I was charged twice this month", "ok", "Der Knopf zum Absenden tut nichts", "word " * 200)
+FLOOR = {"fp32": 0.9999, "int8": 0.95}
+SIZE = {"biases": 60_000, "low_rank": 700_000}
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[Kind, tuple[TunableEncoder, Adapter]]:
+    return {kind: moved(kind, seed=3) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def full_encoder() -> Encoder:
+    """The embedded encoder in fp32; exported into the shared cache when it is missing (20 s)."""
+    target = backbone.exported_directory(shared_cache(), backbone.fingerprint(MINILM, weights()), "fp32")
+    if backbone.read_description(target) is None:
+        asyncio.run(backbone.export(MINILM, weights(), target, "fp32"))
+    return Encoder(target)
+
+
+def vector(encoder: Encoder, text: str) -> NDArray[np.float32]:
+    return encoder.forward(encoder.token_ids(text))[: encoder.description.width]
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_encoder_that_serves_gives_the_vectors_of_the_one_that_was_tuned(
+    made: dict[Kind, tuple[TunableEncoder, Adapter]],
+    encoder: Encoder,
+    full_encoder: Encoder,
+    kind: Kind,
+    precision: str,
+) -> None:
+    tuned, adapter = made[kind]
+    plain = encoder if precision == "int8" else full_encoder
+    untouched = {text: vector(plain, text) for text in TEXTS}
+    served = plain.adapted(adapter)
+    for text in TEXTS:
+        with torch.no_grad():
+            exact = tuned.encode([plain.token_ids(text)])[0].numpy()
+        assert vector(served, text) @ exact >= FLOOR[precision]
+        assert untouched[text] @ exact < 0.97, "the adapter changes what a text means"
+        assert np.array_equal(vector(plain, text), untouched[text]), "and leaves the encoder alone that it was made of"
+    assert (plain.merged, served.merged) == (False, kind == "low_rank")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_is_small_and_is_read_back_as_it_was(
+    made: dict[Kind, tuple[TunableEncoder, Adapter]], encoder: Encoder, tmp_path: Path, kind: Kind
+) -> None:
+    adapter = made[kind][1]
+    files = to_files(adapter)
+    assert set(files) == ({ADAPTER} if kind == "biases" else {ADAPTER, ADAPTER_CONFIG})
+    assert sum(map(len, files.values())) <= SIZE[kind]
+    publish_tuned(tmp_path, "m", encoder, adapter, files)
+    again = read_adapter(tmp_path, "m", artifacts.read_manifest(tmp_path, "m"))
+    assert again is not None
+    assert (again.kind, again.rank, again.parameters) == (kind, 8 * (kind == "low_rank"), adapter.parameters)
+    assert set(again.tensors) == set(adapter.tensors)
+    assert all(np.array_equal(again.tensors[name], tensor) for name, tensor in adapter.tensors.items())
+
+
+def test_peft_reads_a_low_rank_adapter_as_it_lies_there(
+    made: dict[Kind, tuple[TunableEncoder, Adapter]], encoder: Encoder, tmp_path: Path
+) -> None:
+    tuned, adapter = made["low_rank"]
+    AutoModel.from_pretrained(weights()).save_pretrained(tmp_path / "base")
+    (tmp_path / "adapter").mkdir()
+    for name, content in to_files(adapter).items():
+        (tmp_path / "adapter" / name).write_bytes(content)
+    theirs = PeftModel.from_pretrained(AutoModel.from_pretrained(tmp_path / "base"), tmp_path / "adapter").eval()
+    for text in TEXTS:
+        ids = torch.tensor([encoder.token_ids(text)])
+        mask = torch.ones_like(ids)
+        with torch.no_grad():
+            found = pool(theirs(input_ids=ids, attention_mask=mask).last_hidden_state, mask, "mean")[0].numpy()
+            ours = tuned.encode(ids.tolist())[0].numpy()
+        np.testing.assert_allclose(found, ours, atol=1e-5)
+
+
+def test_what_lies_amid_copies_of_an_adapter_is_the_adapter(
+    made: dict[Kind, tuple[TunableEncoder, Adapter]],
+) -> None:
+    biases = made["biases"][1]
+    again = merge([biases, biases])
+    assert all(np.array_equal(again.tensors[name], tensor) for name, tensor in biases.tensors.items())
+    low_rank = made["low_rank"][1]
+    again = merge([low_rank, low_rank, low_rank])
+    assert (again.rank, again.parameters) == (low_rank.rank, low_rank.parameters)
+    for layer in low_rank.layers():
+        change = low_rank.weight_change(layer)
+        np.testing.assert_allclose(again.weight_change(layer), change, atol=2e-3 * np.abs(change).max())
+
+
+def test_of_different_adapters_the_mean_change_is_kept_as_far_as_the_rank_holds_it(
+    made: dict[Kind, tuple[TunableEncoder, Adapter]],
+) -> None:
+    one, other = made["biases"][1], moved("biases", seed=4)[1]
+    name = next(iter(one.tensors))
+    mean = (one.tensors[name].astype(np.float32) + other.tensors[name]) / 2
+    np.testing.assert_allclose(merge([one, other]).tensors[name], mean, atol=1e-3)
+    one, other = made["low_rank"][1], moved("low_rank", seed=4)[1]
+    merged = merge([one, other])
+    for layer in one.layers()[:4]:
+        mean = (one.weight_change(layer) + other.weight_change(layer)) / 2
+        left, strength, right = np.linalg.svd(mean)
+        best = (left[:, :8] * strength[:8]) @ right[:8]
+        np.testing.assert_allclose(merged.weight_change(layer), best, atol=5e-3 * np.abs(mean).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tuning_goes_on_from_an_adapter_and_back_to_the_untouched_encoder(
+    made: dict[Kind, tuple[TunableEncoder, Adapter]], kind: Kind
+) -> None:
+    tuned, adapter = made[kind]
+    tuned.reset()
+    assert all(not np.any(tensor) for name, tensor in tuned.adapter().tensors.items() if "lora_A" not in name)
+    tuned.reset(adapter)
+    for name, tensor in tuned.adapter().tensors.items():
+        np.testing.assert_allclose(tensor, adapter.tensors[name], atol=1e-3)
+
+
+def bad(adapter: Adapter, harm: str) -> Adapter:
+    """Return an adapter that does not fit the encoder."""
+    tensors = dict(adapter.tensors)
+    name = next(iter(tensors))
+    match harm:
+        case "unknown layer":
+            tensors[name.replace("layer.0", "layer.99")] = tensors.pop(name)
+        case "too short":
+            tensors[name] = tensors[name][..., :-1]
+        case "one number":
+            tensors[name] = tensors[name][..., :1]
+        case "half a change":
+            del tensors[next(name for name in tensors if "lora_B" in name)]
+        case "no numbers":
+            tensors[name] = np.full_like(tensors[name], np.nan)
+    return Adapter(adapter.kind, tensors)
+
+
+@pytest.mark.parametrize(
+    ("kind", "harm"),
+    [
+        *((kind, harm) for kind in KINDS for harm in ("unknown layer", "too short", "one number", "no numbers")),
+        ("low_rank", "half a change"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(
+    made: dict[Kind, tuple[TunableEncoder, Adapter]], encoder: Encoder, tmp_path: Path, kind: Kind, harm: str
+) -> None:
+    adapter = bad(made[kind][1], harm)
+    with pytest.raises(ValueError, match="adapter"):
+        encoder.adapted(adapter)
+    publish_tuned(tmp_path, "m", encoder, made[kind][1], to_files(adapter))
+    predictor = Predictor(encoder, tmp_path, 1, 10, 4)
+    with pytest.raises(DamagedArtifact, match="adapter"):
+        asyncio.run(predictor.classify([("x", ["m"])]))
+    predictor.close()
+
+
+@pytest.mark.parametrize("harm", ["one byte", "torn", "gone", "no tensors", "another kind"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_adapter_is_not_served(
+    made: dict[Kind, tuple[TunableEncoder, Adapter]], encoder: Encoder, tmp_path: Path, kind: Kind, harm: str
+) -> None:
+    adapter = made[kind][1]
+    files = to_files(adapter)
+    if harm == "no tensors":  # whole by its manifest, and nonsense
+        files[ADAPTER] = b"\x08\0\0\0\0\0\0\0nonsense"
+    if harm == "another kind":
+        files[ADAPTER] = save_tensors({PEFT_PREFIX + "x": np.zeros(3, np.float16)})
+    publish_tuned(tmp_path, "m", encoder, adapter, files)
+    path = tmp_path / "m" / ADAPTER
+    match harm:
+        case "one byte":
+            path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+        case "torn":
+            path.write_bytes(path.read_bytes()[:1000])
+        case "gone":
+            path.unlink()
+    predictor = Predictor(encoder, tmp_path, 1, 10, 4)
+    with pytest.raises(DamagedArtifact):
+        asyncio.run(predictor.classify([("x", ["m"])]))
+    predictor.close()
+
+
+def test_a_manifest_that_names_another_kind_is_not_served(
+    made: dict[Kind, tuple[TunableEncoder, Adapter]], encoder: Encoder, tmp_path: Path
+) -> None:
+    adapter = made["low_rank"][1]
+    publish_tuned(tmp_path, "m", encoder, adapter, to_files(adapter))
+    path = tmp_path / "m" / MANIFEST
+    manifest = msgspec.json.decode(path.read_bytes())
+    manifest["adapter"]["kind"] = "biases"
+    path.write_bytes(msgspec.json.encode(manifest))
+    predictor = Predictor(encoder, tmp_path, 1, 10, 4)
+    with pytest.raises(DamagedArtifact):
+        asyncio.run(predictor.classify([("x", ["m"])]))
+    predictor.close()

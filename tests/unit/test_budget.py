@@ -1,0 +1,94 @@
+"""Shows how a job's seconds become tunings: none, biases over folds, or a contest on held-out rows."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from reflexd.engine.adapters import Adapter
+from reflexd.engine.backbone import EncoderDescription
+from reflexd.engine.budget import FEW_ROWS, FEW_STEPS, MANY_ROWS, Scheme, Size, kinds_for, scheme
+from reflexd.engine.encoder import Encoder
+
+BUDGETS = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0, 60.0, 120.0, 300.0, 1_000.0, 10_000.0, 86_400.0)
+ROWS = (4, 10, 48, 128, 129, 200, 256, 257, 258, 400, 1_000, 2_000, 2_001, 5_000, 20_000, 50_000)
+
+
+@pytest.fixture(scope="module")
+def about(encoder: Encoder) -> EncoderDescription:
+    return encoder.description
+
+
+def size(about: EncoderDescription, rows: int, words: int = 14) -> Size:
+    return Size(rows, rows * words, rows * words, about.parameters, True)
+
+
+def given(about: EncoderDescription, rows: int, budget: float) -> Scheme | None:
+    return scheme(size(about, rows), budget, kinds_for(rows, about, None))
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_no_seconds_leave_the_encoder_as_it_is(about: EncoderDescription, rows: int) -> None:
+    assert given(about, rows, 0.0) is None
+
+
+def test_few_rows_are_tuned_over_folds_by_biases_alone(about: EncoderDescription) -> None:
+    found = given(about, 48, 120.0)
+    assert found is not None
+    assert found.folds > 1
+    assert [work.kind for work in found.works] == ["biases"]
+    assert found.works[0].plan.steps == FEW_STEPS
+    assert found.works[0].plan.batch_rows >= 24, "a step sees all rows"
+
+
+def test_many_rows_are_held_out_once_and_both_kinds_try(about: EncoderDescription) -> None:
+    found = given(about, MANY_ROWS + 1, 10_000.0)
+    assert found is not None
+    assert found.folds == 1
+    assert [work.kind for work in found.works] == ["biases", "low_rank"]
+    few, many = given(about, FEW_ROWS, 300.0), given(about, FEW_ROWS + 1, 300.0)
+    assert few is not None
+    assert many is not None
+    assert (len(few.works), len(many.works)) == (1, 2)
+
+
+def test_what_an_encoder_cannot_move_is_not_tried(about: EncoderDescription) -> None:
+    without = {"biases": {}, "weights": {}}
+
+    def lacking(*names: str) -> EncoderDescription:
+        fields = {name: getattr(about, name) for name in about.__struct_fields__}
+        return EncoderDescription(**fields | {name: without[name] for name in names})
+
+    assert kinds_for(10, lacking("biases"), None) == ["low_rank"]
+    assert kinds_for(5_000, lacking("weights"), None) == ["biases"]
+    assert kinds_for(5_000, lacking("weights", "biases"), None) == []
+    assert scheme(size(about, 5_000), 10_000.0, []) is None
+    for kind in ("biases", "low_rank"):  # what a base has, whatever the number of rows
+        assert [kinds_for(rows, about, Adapter(kind, {})) for rows in (10, 5_000)] == [[kind], [kind]]
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_what_is_planned_is_within_the_seconds_and_more_of_them_never_give_less(
+    about: EncoderDescription, rows: int
+) -> None:
+    plans = [given(about, rows, budget) for budget in BUDGETS]
+    for found, budget in zip(plans, BUDGETS, strict=True):
+        assert found is None or 0 < found.seconds <= budget
+        assert found is None or all(work.plan.steps > 0 for work in found.works)
+    for less, more in itertools.pairwise(plans):
+        if less is not None:
+            assert more is not None
+            assert more.seconds >= less.seconds
+            assert (more.folds, len(more.works)) >= (less.folds, len(less.works))
+    assert plans[-1] is not None, "a day is enough for anything that is admitted"
+
+
+def test_reading_long_texts_again_is_paid_for_too(about: EncoderDescription) -> None:
+    short = Size(600, 600 * 20, 600 * 20, about.parameters, True)
+    assert scheme(short, 120.0, ["biases"]) is not None
+    assert scheme(Size(600, 600 * 20, 600 * 20_000, about.parameters, True), 120.0, ["biases"]) is None
+
+
+def test_rows_without_a_token_of_their_own_are_planned_too(about: EncoderDescription) -> None:
+    assert scheme(Size(4, 8, 8, about.parameters, True), 60.0, ["biases"]) is not None

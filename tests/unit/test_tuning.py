@@ -1,0 +1,202 @@
+"""Shows that tuning is the same each time, however often it was interrupted, and that a loss of no number ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reflexd.engine import budget, tuning
+from reflexd.engine.adapters import Adapter
+from reflexd.engine.encoder import Encoder
+from reflexd.engine.heads import fit_head
+from reflexd.engine.trainer import train
+from reflexd.engine.tunable import TunableEncoder
+from reflexd.engine.tuning import LossNotFinite, Plan, adapter_of, tune
+from reflexd.hookspecs import Example
+from reflexd.registry import artifacts
+from reflexd.schemas.worker import Message, Metrics, RunSpec
+from reflexd_plugins.checkpoints import MINILM
+from tests.rows import questions
+from tests.unit.tunings import weights
+
+ROWS = questions(4)
+LABELS = sorted({row["label"] for row in ROWS})
+TARGETS = np.array([LABELS.index(row["label"]) for row in ROWS])
+WHOLE: dict[Plan, tuple[list[float], Adapter]] = {}
+PLAN = Plan(steps=5, batch_rows=10, rate=8e-3, contrast=0.5)
+
+
+@pytest.fixture(scope="module")
+def tunable() -> TunableEncoder:
+    return TunableEncoder(weights(), MINILM.pooling, "biases")
+
+
+class Tuning:
+    """Tunes one encoder again and again from its start."""
+
+    def __init__(self, tunable: TunableEncoder, encoder: Encoder) -> None:
+        self.encoder = tunable
+        self.ids = [encoder.token_ids(row["text"]) for row in ROWS]
+        width = encoder.description.width
+        self.head = fit_head(encoder.embed_all([row["text"] for row in ROWS], 1)[0][:, :width], TARGETS, len(LABELS))
+
+    def whole(self, plan: Plan = PLAN) -> tuple[list[float], Adapter]:
+        """Return what comes of a tuning that nothing interrupts."""
+        if plan not in WHOLE:
+            WHOLE[plan] = self.run(plan)
+        return WHOLE[plan]
+
+    def run(
+        self, plan: Plan = PLAN, kept: Path | None = None, until: int | None = None, seed: Sequence[int] = (1, 0)
+    ) -> tuple[list[float], Adapter]:
+        self.encoder.reset()
+        losses = tune(self.encoder, self.ids, TARGETS, self.head, plan, seed, kept=kept, until=until)
+        return losses, adapter_of(self.encoder)
+
+
+@pytest.fixture
+def under(tunable: TunableEncoder, encoder: Encoder) -> Tuning:
+    return Tuning(tunable, encoder)
+
+
+def same(one: tuple[list[float], Adapter], other: tuple[list[float], Adapter]) -> bool:
+    tensors = other[1].tensors
+    return one[0] == other[0] and all(np.array_equal(tensor, tensors[name]) for name, tensor in one[1].tensors.items())
+
+
+def test_the_seed_decides_the_losses_and_the_adapter(under: Tuning) -> None:
+    once = under.run()
+    assert len(once[0]) == PLAN.steps
+    assert once[0][-1] < once[0][0]
+    assert any(np.any(tensor) for tensor in once[1].tensors.values())
+    assert same(under.run(), once)
+    assert not same(under.run(seed=(2, 0)), once)
+
+
+@pytest.mark.parametrize("stops", [[1], [2, 3, 4], [5]])
+def test_an_interrupted_tuning_goes_on_to_the_same_end(under: Tuning, tmp_path: Path, stops: list[int]) -> None:
+    whole = under.whole()
+    kept = tmp_path / "state.safetensors"
+    for stop in stops:
+        losses, _ = under.run(kept=kept, until=stop)
+        assert losses == whole[0][:stop]
+    assert same(under.run(kept=kept), whole)
+    before = kept.read_bytes()
+    assert same(under.run(kept=kept), whole), "an ended tuning is taken up as it ended"
+    assert kept.read_bytes() == before
+
+
+def test_a_batch_over_the_memory_is_the_same_batch(under: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = under.whole()
+    monkeypatch.setattr(tuning, "GRAPH_NUMBERS", 20 * 6 * 384)  # a smaller memory than any machine has
+    again = under.run()
+    np.testing.assert_allclose(again[0], whole[0], atol=2e-3)
+    for name, tensor in whole[1].tensors.items():
+        np.testing.assert_allclose(again[1].tensors[name], tensor, atol=5e-3)
+
+
+def harmed(content: bytes, harm: str) -> bytes:
+    size = 8 + int.from_bytes(content[:8], "little")
+    match harm:
+        case "empty":
+            return b""
+        case "torn in the length":
+            return content[:5]
+        case "torn in the header":
+            return content[: size // 2]
+        case "torn at the header's end":
+            return content[:size]
+        case "torn in the tensors":
+            return content[:-1]
+        case "not ours":
+            return b"\x02\0\0\0\0\0\0\0[]"
+        case "no text":
+            return b"\x04\0\0\0\0\0\0\0\xff\xfe\xfd\xfc"
+        case "without a moment":
+            return content.replace(b'"exp_avg/head.bias"', b'"exp_avx/head.bias"')
+        case _:
+            raise AssertionError(harm)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "empty",
+        "torn in the length",
+        "torn in the header",
+        "torn at the header's end",
+        "torn in the tensors",
+        "not ours",
+        "no text",
+        "without a moment",
+    ],
+)
+def test_a_state_that_cannot_be_read_is_begun_anew(under: Tuning, tmp_path: Path, harm: str) -> None:
+    kept = tmp_path / "state.safetensors"
+    short = Plan(steps=3, batch_rows=10, rate=8e-3, contrast=0.5)
+    whole = under.whole(short)
+    under.run(short, kept=kept, until=2)
+    kept.write_bytes(harmed(kept.read_bytes(), harm))
+    assert same(under.run(short, kept=kept), whole)
+
+
+@pytest.mark.parametrize(
+    "other", [Plan(4, 10, 8e-3, 0.5), Plan(5, 9, 8e-3, 0.5), Plan(5, 10, 4e-3, 0.5), Plan(5, 10, 8e-3, 0.0)]
+)
+def test_the_state_of_another_plan_is_not_taken_up(under: Tuning, tmp_path: Path, other: Plan) -> None:
+    kept = tmp_path / "state.safetensors"
+    under.run(other, kept=kept, until=2)
+    assert under.run(kept=kept, until=1)[0] == under.run(until=1)[0]
+
+
+def test_the_state_of_another_kind_is_not_taken_up(under: Tuning, encoder: Encoder, tmp_path: Path) -> None:
+    kept = tmp_path / "state.safetensors"
+    low_rank = Tuning(TunableEncoder(weights(), MINILM.pooling, "low_rank"), encoder)
+    under.run(kept=kept, until=2)
+    assert same(low_rank.run(kept=kept, until=2), low_rank.run(until=2))
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (Plan(steps=4, batch_rows=100, rate=1e30, contrast=0.5), r"the loss of step \d is nan"),
+        (Plan(steps=1, batch_rows=100, rate=1e10, contrast=0.5), "the tuned weights are not finite"),
+    ],
+)
+def test_a_loss_that_is_no_number_ends_the_tuning(under: Tuning, tmp_path: Path, plan: Plan, said: str) -> None:
+    """Rates that no plan has: what they bring about, real data with huge values could."""
+    for _ in range(2):  # a job that is taken up comes to the same end
+        with pytest.raises(LossNotFinite, match=said):
+            under.run(plan, tmp_path / "state.safetensors")
+
+
+@pytest.mark.parametrize(("rate", "given_up"), [(1e30, 1), (1e10, 1), (30.0, 0)])
+def test_a_job_whose_tuning_fails_keeps_the_frozen_encoder(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, given_up: int
+) -> None:
+    """The rates are fakes: no plan has one so great. The least of them only makes the encoder a bad one."""
+    rows = [Example(**row) for row in ROWS]
+    monkeypatch.setattr(budget, "RATE", dict.fromkeys(budget.RATE, rate))
+    events: list[Message | Metrics] = []
+    results: list[Any] = []
+    for name, seconds in (("tuned", 60.0), ("frozen", 0.0)):
+        (tmp_path / name).mkdir()
+        spec = RunSpec(
+            job_id="j", stage="train", run_dir=str(tmp_path / name), models_dir=str(tmp_path), model_id=f"m-{name}",
+            backbone="", checkpoint=str(weights()), seed=1, threads=1, budget_seconds=seconds,
+        )  # fmt: skip
+        results.append(train(spec, rows, LABELS, encoder, events.append).result)
+        head, manifest = artifacts.load(tmp_path, f"m-{name}")
+        assert np.isfinite(head.weight).all()
+        assert manifest.adapter is None
+    if given_up:
+        assert results[0] == results[1]
+    else:  # the score then counts the choice between the two, on the tuning's folds
+        assert results[0]["recipe"] == results[1]["recipe"]
+    assert any("Tuning the encoder" in e.message for e in events)
+    told = [e for e in events if isinstance(e, Message) and e.data.get("code") == "loss_not_finite"]
+    assert [(e.level, "was given up" in e.message) for e in told] == [("warn", True)] * given_up
