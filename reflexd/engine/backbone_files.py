@@ -48,8 +48,7 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
-    RuntimeError,  # a member with a password
-    NotImplementedError,  # a compression of another kind
+    RuntimeError,  # a member with a password, or (NotImplementedError is one) a compression that Python does not know
     EOFError,
     ValueError,
     OSError,
@@ -86,11 +85,14 @@ class Found:
             raise BackboneRefused(f"{name} of {self.where} is no JSON object: {error}") from error
 
     def license(self) -> str:
-        """Return the licence that the model card names; "" where it names none."""
+        """Return the licence that the model card names; "" where it names none; raises as `copy` does."""
         if CARD not in self:
             return ""
-        with self._members[CARD]() as source:
-            card = source.read(MAX_SMALL_BYTES).decode("utf-8", "replace")
+        try:
+            with self._members[CARD]() as source:
+                card = source.read(MAX_SMALL_BYTES).decode("utf-8", "replace")
+        except UNREADABLE as error:
+            raise BackboneRefused(f"{CARD} of {self.where} cannot be read: {error}") from error
         head = re.match(r"---\r?\n(.*?)\r?\n---", card, re.DOTALL)
         named = re.search(r"^license:[ \t]*[\"']?([\w.+-]+)", head[1], re.MULTILINE) if head else None
         return named[1] if named else ""
@@ -200,7 +202,7 @@ def _of_directory(folder: Path) -> Found:
 def _of_zip(stack: ExitStack, file: IO[bytes], where: str) -> dict[str, Opener]:
     try:
         archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(file)))
-    except (zipfile.BadZipFile, OSError) as error:
+    except UNREADABLE as error:
         raise BackboneRefused(f"{where} is no directory and no whole zip file or wheel ({error})") from error
     return {info.filename: partial(archive.open, info) for info in archive.infolist() if not info.is_dir()}
 

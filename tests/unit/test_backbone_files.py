@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -196,3 +197,40 @@ def test_the_licence_is_that_of_the_model_card(tmp_path: Path) -> None:
         (folder / "README.md").write_text(card)
         with open_files([folder], tmp_path) as found:
             assert found.license() == named
+
+
+def changed(content: bytes, name: str, local: int | None, central: int, value: int) -> bytes:
+    """Return a zip with a 16-bit field of the headers of the members called `name` changed; "" is all of them."""
+    raw = bytearray(content)
+    for mark, start, offset in ((b"PK\x03\x04", 30, local), (b"PK\x01\x02", 46, central)):
+        place = raw.find(mark)
+        while place >= 0 and offset is not None:
+            if raw[place + start :].startswith(name.encode()):
+                struct.pack_into("<H", raw, place + offset, value)
+            place = raw.find(mark, place + 4)
+    return bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("member", "local", "central", "value", "said"),
+    [
+        ("", None, 6, 250, "zip file version 25.0"),
+        ("m/README.md", 8, 10, 99, "README.md of .* cannot be read: That compression method"),
+        ("m/config.json", 8, 10, 99, "config.json of .* cannot be read: That compression method"),
+        ("m/config.json", 6, 8, 1, "config.json of .* cannot be read: .*password"),
+    ],
+)
+def test_a_zip_that_python_cannot_read_is_named(
+    tmp_path: Path, member: str, local: int | None, central: int, value: int, said: str
+) -> None:
+    whole = zipped({f"m/{name}": content for name, content in {**CONTENT, "README.md": b"---"}.items()})
+    path = tmp_path / "odd.zip"
+    path.write_bytes(changed(whole, member, local, central, value))
+
+    def read() -> None:
+        with open_files([path], tmp_path) as found:
+            found.license()
+            found.copy("config.json", tmp_path / "config.json")
+
+    with pytest.raises(BackboneRefused, match=said):
+        read()
