@@ -10,7 +10,6 @@ All in float16: a delta needs fewer digits than what it is added to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -109,29 +108,3 @@ def read_adapter(models_dir: Path, model_id: str, manifest: Manifest) -> Adapter
         raise DamagedArtifact("the adapter cannot be read") from error
     named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
     return Adapter(manifest.adapter.kind, named, invocation)
-
-
-def merge(adapters: Sequence[Adapter]) -> Adapter:
-    """Return the adapter that lies amid several of one kind and rank.
-
-    Tuned from one start on overlapping rows they are neighbours, and their mean is as good as each. Of low-rank ones
-    the mean change is taken, and of that what their rank can hold (a truncated singular value decomposition).
-    """
-    first, count = adapters[0], len(adapters)
-    if first.kind == "biases":
-        summed = {
-            name: np.mean([a.tensors[name].astype(np.float32) for a in adapters], axis=0) for name in first.tensors
-        }
-        return Adapter("biases", {name: value.astype(np.float16) for name, value in summed.items()})
-    out: dict[str, Half] = {}
-    for layer in first.layers():
-        down_name, up_name = f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"
-        down = np.concatenate([a.tensors[down_name].astype(np.float32) for a in adapters])
-        up = np.concatenate([a.tensors[up_name].astype(np.float32) for a in adapters], axis=1) / count
-        # The change is up @ down; through two thin factorisations only a small matrix is decomposed.
-        (up_basis, up_rest), (down_basis, down_rest) = np.linalg.qr(up), np.linalg.qr(down.T)
-        left, strength, right = np.linalg.svd(up_rest @ down_rest.T)
-        root = np.sqrt(strength[: first.rank])
-        out[down_name] = ((right[: first.rank] * root[:, None]) @ down_basis.T).astype(np.float16)
-        out[up_name] = (up_basis @ (left[:, : first.rank] * root)).astype(np.float16)
-    return Adapter("low_rank", out, first.invocation)

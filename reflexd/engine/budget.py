@@ -4,8 +4,9 @@ Seconds are those of one thread of a usual processor. They are turned into work 
 the same rows, seed and budget give the same model on every machine, one with more threads sooner. The frozen encoder's
 head is always fitted, whatever the budget.
 
-Up to MANY_ROWS rows each adapter is tuned once a fold and judged by cross-validation, where the budget allows it; else
-once, judged on held-out rows. What was measured for the steps and rates stands in benchmarks/README.md.
+Up to MANY_ROWS rows each adapter is tuned once a fold and judged by cross-validation, and the one that is kept is
+tuned again on all rows, where the budget allows it; else once, judged on held-out rows. What was measured for the
+kinds, steps and rates stands in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ READING = 90e9
 """The same of reading texts in int8."""
 COST = {"biases": 2.0, "low_rank": 2.6}
 """What a step costs in forwards: that and the way back, which for biases needs no gradient of a weight."""
-RATE = {"biases": 8e-3, "low_rank": 3e-3}
+RATE = {"biases": 8e-3, "low_rank": 4e-3}
 SLOW_RATE = {"biases": 4e-3, "low_rank": 2e-3}
 """Learning rate of few whole-set steps, and of many small batches."""
+LOW_RANK_ROWS = 32
+"""With fewer rows the biases do as well as a low-rank adapter, at a sixteenth of its size; with more a little worse."""
 FEW_ROWS = 128
+"""Up to so many rows each step sees all of them, and one kind of adapter is tried."""
 FEW_STEPS = 8
 BATCH_ROWS = 64
 PASSES = 4
@@ -41,11 +45,14 @@ LEAST_STEPS = 40
 
 
 class Work(Struct, frozen=True):
-    """What tuning one adapter kind once on `rows` rows means."""
+    """What one adapter kind means: tuning it on a fold's rows, or on those that are not held out, and then on all."""
 
     kind: Kind
     plan: Plan
     seconds: float
+    again: Plan | None = None
+    """The tuning on all rows that follows where folds were judged."""
+    again_seconds: float = 0.0
 
 
 class Scheme(Struct, frozen=True):
@@ -59,7 +66,7 @@ class Scheme(Struct, frozen=True):
     @property
     def seconds(self) -> float:
         """Return the nominal seconds of it all."""
-        tuning = self.folds * sum(work.seconds for work in self.works)
+        tuning = self.folds * sum(work.seconds for work in self.works) + max(work.again_seconds for work in self.works)
         return tuning + self.reading * (self.folds * len(self.works) + 1)
 
 
@@ -73,19 +80,18 @@ class Size(Struct, frozen=True):
     parameters: int
     contrastive: bool
     """Whether each row has one label."""
+    started: bool = False
+    """Whether tuning goes on from a base's adapter: slowly, for it is near already."""
 
 
 def kinds_for(rows: int, encoder: EncoderDescription, start: Adapter | None) -> list[Kind]:
-    """Return the kinds of adapter to try, the smallest first; one that goes on from a base's is of its kind.
-
-    With few rows a low-rank adapter did no better than the biases, at sixteen times the size.
-    """
+    """Return the kinds of adapter to try, the smallest first; one that goes on from a base's is of its kind."""
     if start is not None:
         return [start.kind]
     kinds: list[Kind] = ["biases"] if encoder.biases else []
-    if encoder.weights and (rows > FEW_ROWS or not kinds):
+    if encoder.weights and (rows >= LOW_RANK_ROWS or not kinds):
         kinds.append("low_rank")
-    return kinds
+    return kinds if rows > FEW_ROWS else kinds[-1:]
 
 
 def scheme(size: Size, budget: float, kinds: Sequence[Kind]) -> Scheme | None:
@@ -94,10 +100,9 @@ def scheme(size: Size, budget: float, kinds: Sequence[Kind]) -> Scheme | None:
         return None
     reading = 2 * size.parameters * size.whole / READING
     for folds in (FOLDS, 1) if size.rows <= MANY_ROWS else (1,):
-        share = (FOLDS - 1) / FOLDS if folds > 1 else 1.0
         for tried in (list(kinds), list(kinds[:1])):
             limit = budget / len(tried) - 2 * reading
-            works = [_work(size, kind, share, limit if folds == 1 else None) for kind in tried]
+            works = [_folded(size, kind) if folds > 1 else _held_out(size, kind, limit) for kind in tried]
             whole = [work for work in works if work is not None]
             if len(whole) == len(works):
                 found = Scheme(folds, whole, reading)
@@ -106,24 +111,32 @@ def scheme(size: Size, budget: float, kinds: Sequence[Kind]) -> Scheme | None:
     return None
 
 
-def _work(size: Size, kind: Kind, share: float, limit: float | None) -> Work | None:
-    """Return one tuning on a share of the rows; with a limit, of as many steps as it pays for."""
-    rows = int(size.rows * share)
-    contrast = 0.5 if size.contrastive else 0.0
-    if rows <= FEW_ROWS:
-        plan = Plan(FEW_STEPS, FEW_ROWS, RATE[kind], contrast)
-    else:
-        passes = PASSES if size.rows <= MANY_ROWS else MAX_PASSES_OF_MANY
-        plan = Plan(passes * -(-rows // BATCH_ROWS), BATCH_ROWS, SLOW_RATE[kind], contrast)
-    if limit is not None and limit <= 0:
-        return None
-    a_step = _seconds(size, kind, min(rows, plan.batch_rows))
-    steps = plan.steps if limit is None else min(plan.steps, int(limit / a_step))
+def _folded(size: Size, kind: Kind) -> Work:
+    """Return the tunings on each fold's rows and on all."""
+    rows = size.rows * (FOLDS - 1) // FOLDS
+    plan, again = _plan(size, kind, rows), _plan(size, kind, size.rows)
+    return Work(kind, plan, _seconds(size, plan, kind, rows), again, _seconds(size, again, kind, size.rows))
+
+
+def _held_out(size: Size, kind: Kind, limit: float) -> Work | None:
+    """Return one tuning, of as many steps as the seconds pay for; None where those are not worth beginning."""
+    plan = _plan(size, kind, size.rows)
+    whole = _seconds(size, plan, kind, size.rows)
+    steps = plan.steps if whole <= limit else int(plan.steps * max(limit, 0.0) / whole)
     if steps < min(plan.steps, LEAST_STEPS):
         return None
-    return Work(kind, Plan(steps, plan.batch_rows, plan.rate, contrast), steps * a_step)
+    return Work(kind, Plan(steps, plan.batch_rows, plan.rate, plan.contrast), whole * steps / plan.steps)
 
 
-def _seconds(size: Size, kind: Kind, rows: int) -> float:
-    tokens = size.tokens / size.rows * rows
-    return COST[kind] * 2 * size.parameters * tokens / FLOPS
+def _plan(size: Size, kind: Kind, rows: int) -> Plan:
+    """Return how so many of a job's rows are tuned on."""
+    contrast = 0.5 if size.contrastive else 0.0
+    if size.rows <= FEW_ROWS:
+        return Plan(FEW_STEPS, FEW_ROWS, (SLOW_RATE if size.started else RATE)[kind], contrast)
+    passes = PASSES if size.rows <= MANY_ROWS else MAX_PASSES_OF_MANY
+    return Plan(passes * -(-rows // BATCH_ROWS), BATCH_ROWS, SLOW_RATE[kind], contrast)
+
+
+def _seconds(size: Size, plan: Plan, kind: Kind, rows: int) -> float:
+    tokens = size.tokens / size.rows * min(rows, plan.batch_rows)
+    return plan.steps * COST[kind] * 2 * size.parameters * tokens / FLOPS

@@ -60,7 +60,7 @@ def fit_head(
 ) -> Head:
     """Return a head with one row a label, whatever rows were given; `emit` is told the training loss meanwhile.
 
-    `weights` [rows] say how much each row counts; they are heeded in a cold start of one label a row alone.
+    `weights` [rows] say how much each row counts; they are heeded where a row has one label.
     """
     penalty = 1 / regularisation
     if targets.ndim == 2:
@@ -73,7 +73,7 @@ def fit_head(
         weight[present], bias[present] = _fit_cold(model, vectors, classes, present, emit, weights)
     else:
         numbers = np.searchsorted(present, classes)
-        weight[present], bias[present] = _fit_classes(vectors, numbers, prior, present, emit, penalty)
+        weight[present], bias[present] = _fit_classes(vectors, numbers, prior, present, emit, penalty, weights)
     return Head(weight, bias)
 
 
@@ -104,6 +104,7 @@ def _fit_classes(
     present: Classes,
     emit: Emit | None,
     penalty: float,
+    weights: Wide | None,
 ) -> tuple[Wide, Wide]:
     """Fit the rows of the labels that are present by the softmax's loss; the rows come out with mean zero.
 
@@ -111,12 +112,14 @@ def _fit_classes(
     zeros of a new label then stand amid the base's labels, and not at one side of them.
     """
 
+    counted = np.ones(len(numbers)) if weights is None else weights
+
     def loss(logits: Wide, part: slice) -> tuple[float, Wide]:
-        rows, truth = np.arange(len(logits)), numbers[part]
-        normaliser = logsumexp(logits, axis=1, keepdims=True)
-        slope = np.exp(logits - normaliser)
+        rows, truth, weight = np.arange(len(logits)), numbers[part], counted[part]
+        normaliser = logsumexp(logits, axis=1)
+        slope = np.exp(logits - normaliser[:, None])
         slope[rows, truth] -= 1
-        return float(normaliser.sum() - logits[rows, truth].sum()), slope
+        return float(weight @ (normaliser - logits[rows, truth])), slope * weight[:, None]
 
     # scikit-learn regularises the difference of two classes' rows, which weighs twice what both rows weigh.
     penalty *= 2.0 if len(present) == 2 else 1.0

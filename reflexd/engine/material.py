@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reflexd.engine.dataset import distinct, labels_of
 from reflexd.engine.encoder import Encoder
-from reflexd.engine.heads import Matrix, Targets
+from reflexd.engine.heads import Matrix, Targets, Wide
 from reflexd.engine.warm_start import Base, Identities, identities, replay
 from reflexd.hookspecs import Example
 from reflexd.schemas.reflex import Mode
@@ -38,6 +38,8 @@ class Material(Struct, frozen=True):
     known: Identities
     """Of the untouched encoder's vectors of all rows as given and replayed."""
     own: int
+    shares: Wide | None
+    """How much the rows of each label count beside the other labels' [labels]; None where each row counts alike."""
     tokens: int
     windowed: int
 
@@ -81,6 +83,7 @@ def gather(
         seen=_seen(base, known[kept]) | (kept >= len(used)),
         known=known,
         own=own,
+        shares=_shares(targets[kept], own, len(labels)),
         tokens=tokens,
         windowed=windowed,
     )
@@ -102,6 +105,18 @@ def known_from_now_on(base: Base | None, known: Identities) -> Identities | None
     if base is None:
         return known
     return None if base.seen is None else np.union1d(base.seen, known)
+
+
+def _shares(targets: Targets, own: int, labels: int) -> Wide | None:
+    """Return the labels' shares in a job's own rows where others are learned beside them: those shift no share.
+
+    A label without own rows counts as much as the others do on average.
+    """
+    if own == len(targets) or targets.ndim == 2:
+        return None
+    counts = np.bincount(targets[:own], minlength=labels).astype(np.float64)
+    shares: Wide = np.where(counts > 0, counts, counts[counts > 0].mean())
+    return shares
 
 
 def _one_of_each(vectors: Matrix, targets: Targets) -> NDArray[np.int64]:

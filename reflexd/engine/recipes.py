@@ -4,6 +4,7 @@ features        the last layer's vector, or the last and the middle one (each sc
                 again a unit vector); intents with many labels want the last alone, question types both
 regularisation  C of heads.py: 10 is best on frozen features, 1 often on tuned ones, whose labels are already far apart
 names           whether the label's own name counts as half a row of it, which helps where labels are said in words
+base            whether the rows of labels that the base's head has are what the fit sets out from and is drawn to
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from msgspec import structs
 
-from reflexd.engine.heads import Matrix, Prior, Targets, fit_head
+from reflexd.engine.heads import Matrix, Prior, Targets, Wide, fit_head
 from reflexd.registry.artifacts import Head, HeadRef
 from reflexd.schemas.worker import Metrics
 
@@ -42,20 +43,24 @@ def fit(
     *,
     names: Matrix | None = None,
     prior: Prior | None = None,
+    weights: Wide | None = None,
     emit: Callable[[Metrics], None] | None = None,
 ) -> Head:
     """Return a head whose weight [labels, width or 2 * width] multiplies features as they come.
 
     `names` are the features of the labels' names [labels, 2 * width]; the prior, where there is one, is of the same
-    features.
+    features; `weights` [rows] say how much each row counts, 1 by default.
     """
-    rows, weights = view(recipe, features), None
+    rows = view(recipe, features)
+    if not recipe.base:
+        prior = None
     if prior is not None and recipe.features == "last+middle":  # the rows are shorter than the features it is of
         prior = Prior(prior.weight * np.sqrt(2), prior.bias)
     if recipe.names and names is not None and targets.ndim == 1:
         present = np.unique(targets)  # a name alone must not bring a label in that has no row here
         rows = np.concatenate([rows, view(recipe, names)[present]])
-        weights = np.concatenate([np.ones(len(targets)), np.full(len(present), NAME_WEIGHT)])
+        own = np.ones(len(targets)) if weights is None else weights
+        weights = np.concatenate([own, np.full(len(present), NAME_WEIGHT)])
         targets = np.concatenate([targets, present])
     head = fit_head(rows, targets, labels, prior, emit=emit, regularisation=recipe.regularisation, weights=weights)
     if recipe.features == "last":
@@ -76,6 +81,11 @@ def otherwise_regularised(best: HeadRef) -> HeadRef:
 def with_names(best: HeadRef) -> HeadRef:
     """Return a recipe in which the labels' names count as rows."""
     return structs.replace(best, names=True)
+
+
+def without_base(best: HeadRef) -> HeadRef:
+    """Return a recipe in which the rows alone decide: where the encoder has moved, the base's head may not fit it."""
+    return structs.replace(best, base=False)
 
 
 def changes(rows: int, labels: int, width: int, folds: int, several: bool) -> list[Callable[[HeadRef], HeadRef]]:

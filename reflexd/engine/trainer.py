@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from msgspec import Struct, structs
 
 from reflexd.engine.adapters import Adapter, to_files
@@ -27,10 +28,10 @@ from reflexd.engine.dataset import data_sha256
 from reflexd.engine.diagnosis import MOST_ROWS, TrainingRows
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.evaluation import HeldOut, Split, split
-from reflexd.engine.heads import Matrix, Targets
+from reflexd.engine.heads import Matrix, Targets, Wide
 from reflexd.engine.in_domain import domain_apart, fit_domain
 from reflexd.engine.material import Emit, Material, gather, known_from_now_on
-from reflexd.engine.recipes import DEFAULT, both_layers, changes, fit, otherwise_regularised, words_of
+from reflexd.engine.recipes import DEFAULT, both_layers, changes, fit, otherwise_regularised, without_base, words_of
 from reflexd.engine.selection import Candidate, choose, honest, mean_accuracy, search
 from reflexd.engine.tuned import Rows, Tuned, Tuner, said_of
 from reflexd.engine.warm_start import Base, read_base, to_keep
@@ -76,7 +77,7 @@ def train(
     base = read_base(Path(spec.run_dir), labels, mode, encoder.description)
     start = _start(encoder, base)
     material = gather(spec, rows, labels, mode, encoder, start, base, emit)
-    heads = _Heads(labels, start, spec.threads, base)
+    heads = _Heads(labels, start, spec.threads, base, material.shares)
     chosen = _choose(spec, material, heads, labels, encoder, base, emit)
     calibration = calibrate(chosen.held)
     width = encoder.description.width
@@ -141,8 +142,12 @@ def train(
 class _Heads:
     """Fits heads on a job's rows: with its labels' names and its base's head, where it has them."""
 
-    def __init__(self, labels: Sequence[str], start: Encoder, threads: int, base: Base | None) -> None:
+    def __init__(
+        self, labels: Sequence[str], start: Encoder, threads: int, base: Base | None, shares: Wide | None
+    ) -> None:
+        """`shares` [labels] is how much each label's rows count, if not as many as they are."""
         self._labels = labels
+        self._shares = shares
         self._start = start
         self._threads = threads
         self._prior = None if base is None else base.prior
@@ -152,7 +157,21 @@ class _Heads:
         """Return a head; a recipe with names is for features of the encoder that training starts from."""
         if recipe.names and self._names is None:
             self._names = self._start.embed_all([words_of(label) for label in self._labels], self._threads)[0]
-        return fit(recipe, features, targets, len(self._labels), names=self._names, prior=self._prior, emit=emit)
+        weights = None
+        if self._shares is not None:
+            counts = np.bincount(targets, minlength=len(self._labels))
+            weights = (self._shares / np.maximum(counts, 1))[targets]
+            weights *= len(targets) / weights.sum()
+        return fit(
+            recipe,
+            features,
+            targets,
+            len(self._labels),
+            names=self._names,
+            prior=self._prior,
+            weights=weights,
+            emit=emit,
+        )
 
 
 def _start(encoder: Encoder, base: Base | None) -> Encoder:
@@ -174,14 +193,15 @@ def _choose(
 ) -> Chosen:
     """Find the best head on the encoder as it is, then spend the budget on a tuned one, and choose between the two."""
     targets, several = material.targets, material.targets.ndim == 2
-    first = DEFAULT if base is None else structs.replace(base.recipe, names=False)
+    first = DEFAULT if base is None else structs.replace(base.recipe, names=False, base=True)
     parts = split(targets, len(labels), spec.seed, material.seen)
     known = None if base is None else base.adapter
     start = Chosen(first, material.features, None, None, FROZEN if known is None else known.kind, known)
     if parts is None:
         return start
     size = (len(targets), len(labels), encoder.description.width, len(parts.parts), several)
-    steps = [otherwise_regularised] if base is not None else changes(*size)
+    anew = [otherwise_regularised, without_base]
+    steps = anew if base is not None else changes(*size)
 
     def as_it_is(judged: Split, told: Callable[[Candidate], None] | None = None) -> list[Candidate]:
         return search(0, judged, lambda _: material.features, targets, heads.fitted, steps, first, told)
@@ -191,7 +211,8 @@ def _choose(
     start = structs.replace(start, recipe=best.recipe, held=best.held, honest=honest(untuned))
     rows = Rows(material.texts, targets, len(labels), material.features)
     tuner = Tuner(rows, encoder, spec, emit, known)
-    plan = scheme(tuner.size(), spec.budget_seconds, kinds_for(tuner.size().rows, encoder.description, known))
+    kinds = kinds_for(tuner.size().rows, encoder.description, known)
+    plan = scheme(tuner.size(), spec.budget_seconds, kinds)
     if plan is None:
         emit(Message(f"A budget of {spec.budget_seconds:.0f} seconds leaves the encoder as it is"))
         return start
@@ -203,7 +224,7 @@ def _choose(
     if not tuned:
         return start
     candidates = as_it_is(judged)
-    later = [otherwise_regularised] if base is not None else [both_layers, otherwise_regularised]
+    later = anew if base is not None else [both_layers, otherwise_regularised]
     for number, one in enumerate(tuned, 1):
         made = partial(_features_of, one)
         candidates += search(number, judged, made, targets, heads.fitted, later, structs.replace(first, names=False))
@@ -211,9 +232,12 @@ def _choose(
     _tell_choice(emit, candidates, tuned, winner)
     if winner.encoder == 0:
         return structs.replace(start, honest=said)
-    one = tuned[winner.encoder - 1]
-    whole = one.folds[0] if plan.folds == 1 else encoder.adapted(one.adapter).embed_all(rows.texts, spec.threads)[0]
-    return Chosen(winner.recipe, whole, winner.held, said, one.kind, one.adapter, judged, one.folds)
+    kept = tuned[winner.encoder - 1]
+    whole = tuner.whole(kept)
+    if whole is None:
+        return start
+    adapter, features = whole
+    return Chosen(winner.recipe, features, winner.held, said, kept.kind, adapter, judged, kept.folds)
 
 
 def _features_of(tuned: Tuned, part: int) -> Matrix:

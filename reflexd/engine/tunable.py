@@ -21,6 +21,7 @@ from transformers import AutoModel
 from transformers.utils.logging import disable_progress_bar
 
 from reflexd.engine.adapters import PEFT_PREFIX, Adapter, Kind
+from reflexd.engine.half_precision import halve, is_native
 from reflexd.engine.layers import linear_layers, pool
 
 Movable = Kind | Literal["full"]
@@ -60,7 +61,10 @@ class TunableEncoder:
             for layer in layers.values():
                 if layer.bias is not None:
                     layer.bias.requires_grad_(True)
-        self._take(model.to(self.device))
+        model.to(self.device)
+        if kind != "full" and is_native(self.device):
+            halve(model)
+        self._take(model)
 
     def _take(self, model: Any) -> None:
         """Set out from a model's weights as they are now."""

@@ -1,9 +1,9 @@
 """Decides how a tuned encoder is come by and what it is judged by: once a fold, or by a pilot and then once.
 
 Up to a few thousand rows the encoder is tuned once on the rows of each fold, so that every row is scored by an encoder
-that never saw it, and the folds' adapters together are the model's: each row is in all of them but one. Of more rows
-some are held out; each kind of adapter tunes for a quarter of its steps, and the better one goes on, if it is then
-better than the frozen encoder on the held-out rows.
+that never saw it; the kind that is kept is then tuned on all rows. Of more rows some are held out; each kind of
+adapter tunes for a quarter of its steps, and the better one goes on, if it is then better than the frozen encoder on
+the held-out rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from reflexd.engine.adapters import Adapter, Kind, merge
+from reflexd.engine.adapters import Adapter, Kind
 from reflexd.engine.budget import MAX_TOKENS, Scheme, Size, Work
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.evaluation import HeldOut, Places, Split, hold_out
@@ -23,7 +23,7 @@ from reflexd.engine.heads import Matrix, Targets, fit_head
 from reflexd.engine.selection import least_loss, mean_accuracy
 from reflexd.engine.tunable import TunableEncoder
 from reflexd.engine.tunable_decoder import open_tunable
-from reflexd.engine.tuning import LossNotFinite, adapter_of, tune
+from reflexd.engine.tuning import LossNotFinite, Plan, adapter_of, tune
 from reflexd.registry import runs
 from reflexd.registry.files import replace_file
 from reflexd.schemas.worker import Message, Metrics, RunSpec
@@ -44,11 +44,17 @@ class Rows(Struct, frozen=True):
 
 
 class Tuned(Struct, frozen=True):
-    """A tuned encoder: of each part of the split the features of all rows [parts][rows, 2 * width], and the whole."""
+    """An encoder tuned once for each part of a split: what it learned, and the features of all rows under it."""
 
-    kind: Kind
+    work: Work
+    adapters: list[Adapter]
     folds: list[Matrix]
-    adapter: Adapter
+    """[parts][rows, 2 * width]"""
+
+    @property
+    def kind(self) -> Kind:
+        """Return the kind of its adapters."""
+        return self.work.kind
 
 
 class Tuner:
@@ -79,8 +85,14 @@ class Tuner:
     def size(self) -> Size:
         """Return what tuning costs by."""
         read_after = len(self._encoder.invocation) * len(self._ids)
-        tokens, parameters = sum(map(len, self._ids)) + read_after, self._encoder.description.parameters
-        return Size(len(self._ids), tokens, self._whole + read_after, parameters, self._rows.targets.ndim == 1)
+        return Size(
+            rows=len(self._ids),
+            tokens=sum(map(len, self._ids)) + read_after,
+            whole=self._whole + read_after,
+            parameters=self._encoder.description.parameters,
+            contrastive=self._rows.targets.ndim == 1,
+            started=self._start is not None,
+        )
 
     def tuned(self, scheme: Scheme, parts: Split) -> list[Tuned]:
         """Return what came of a scheme on the split that it is judged on, at most one for each kind.
@@ -103,10 +115,26 @@ class Tuner:
         encoder = self._tunable(work.kind)
         adapters, features = [], []
         for number, (train, _) in enumerate(parts.parts):
-            self._train(encoder, work, train, number, None)
+            self._train(encoder, work.kind, work.plan, train, number)
             adapters.append(adapter_of(encoder))
             features.append(self._features(adapters[-1]))
-        return Tuned(work.kind, features, merge(adapters) if len(adapters) > 1 else adapters[0])
+        return Tuned(work, adapters, features)
+
+    def whole(self, one: Tuned) -> tuple[Adapter, Matrix] | None:
+        """Return the adapter that a model takes and the features of all rows under it.
+
+        Where folds were judged that is one tuned on all rows; None where its loss stopped being a number.
+        """
+        if one.work.again is None:
+            return one.adapters[0], one.folds[0]
+        everything, encoder = np.arange(len(self._ids)), self._tunable(one.kind)
+        try:
+            self._train(encoder, one.kind, one.work.again, everything, len(one.adapters))
+            adapter = adapter_of(encoder)
+            return adapter, self._features(adapter)
+        except LossNotFinite as problem:
+            self._give_up(one.work, problem)
+            return None
 
     def _piloted(self, works: Sequence[Work], train: Places, held: Places) -> list[Work]:
         """Return the kind that does best after a quarter of its steps, if it is then better than the frozen encoder."""
@@ -121,7 +149,7 @@ class Tuner:
         for work in works:
             encoder = self._tunable(work.kind)
             try:
-                self._train(encoder, work, train, 0, max(1, int(PILOT * work.plan.steps)))
+                self._train(encoder, work.kind, work.plan, train, 0, max(1, int(PILOT * work.plan.steps)))
                 made = self._pilot(adapter_of(encoder), sample, held)
             except LossNotFinite as problem:
                 self._give_up(work, problem)
@@ -152,7 +180,9 @@ class Tuner:
         targets, labels = self._rows.targets[places], self._rows.labels
         return hold_out(fold, lambda _: features[:, :width], targets, lambda x, y: fit_head(x, y, labels))
 
-    def _train(self, encoder: TunableEncoder, work: Work, train: Places, number: int, until: int | None) -> None:
+    def _train(
+        self, encoder: TunableEncoder, kind: Kind, plan: Plan, train: Places, number: int, until: int | None = None
+    ) -> None:
         encoder.reset(self._start)
         width = self._rows.features.shape[1] // 2
         head = fit_head(self._rows.features[train, :width], self._rows.targets[train], self._rows.labels)
@@ -161,9 +191,9 @@ class Tuner:
             [self._ids[place] for place in train],
             self._rows.targets[train],
             head,
-            work.plan,
+            plan,
             [self._seed, number],
-            kept=self._folder / f"{work.kind}-{number}.safetensors",
+            kept=self._folder / f"{kind}-{number}.safetensors",
             emit=self._emit,
             until=until,
         )

@@ -73,11 +73,12 @@ class AdapterRef(Struct, frozen=True, kw_only=True):
 
 
 class HeadRef(Struct, frozen=True, kw_only=True):
-    """How the head was fitted (engine/recipes.py): on which layers, how regularised, with the labels as words."""
+    """How the head was fitted (engine/recipes.py): on which layers, how regularised, with what beside the rows."""
 
     features: Literal["last", "last+middle"] = "last"
     regularisation: float = 10.0
     names: bool = False
+    base: bool = False
 
 
 class Manifest(Struct, kw_only=True):

@@ -15,7 +15,7 @@ from safetensors.numpy import save as save_tensors
 from transformers import AutoModel
 
 from reflexd.engine import backbone
-from reflexd.engine.adapters import PEFT_PREFIX, Adapter, Kind, merge, read_adapter, to_files
+from reflexd.engine.adapters import PEFT_PREFIX, Adapter, Kind, read_adapter, to_files
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.layers import pool
 from reflexd.engine.predictor import Predictor
@@ -103,37 +103,7 @@ def test_peft_reads_a_low_rank_adapter_as_it_lies_there(
         with torch.no_grad():
             found = pool(theirs(input_ids=ids, attention_mask=mask).last_hidden_state, mask, "mean")[0].numpy()
             ours = tuned.encode(ids.tolist())[0].numpy()
-        np.testing.assert_allclose(found, ours, atol=1e-5)
-
-
-def test_what_lies_amid_copies_of_an_adapter_is_the_adapter(
-    made: dict[Kind, tuple[TunableEncoder, Adapter]],
-) -> None:
-    biases = made["biases"][1]
-    again = merge([biases, biases])
-    assert all(np.array_equal(again.tensors[name], tensor) for name, tensor in biases.tensors.items())
-    low_rank = made["low_rank"][1]
-    again = merge([low_rank, low_rank, low_rank])
-    assert (again.rank, again.parameters) == (low_rank.rank, low_rank.parameters)
-    for layer in low_rank.layers():
-        change = low_rank.weight_change(layer)
-        np.testing.assert_allclose(again.weight_change(layer), change, atol=2e-3 * np.abs(change).max())
-
-
-def test_of_different_adapters_the_mean_change_is_kept_as_far_as_the_rank_holds_it(
-    made: dict[Kind, tuple[TunableEncoder, Adapter]],
-) -> None:
-    one, other = made["biases"][1], moved("biases", seed=4)[1]
-    name = next(iter(one.tensors))
-    mean = (one.tensors[name].astype(np.float32) + other.tensors[name]) / 2
-    np.testing.assert_allclose(merge([one, other]).tensors[name], mean, atol=1e-3)
-    one, other = made["low_rank"][1], moved("low_rank", seed=4)[1]
-    merged = merge([one, other])
-    for layer in one.layers()[:4]:
-        mean = (one.weight_change(layer) + other.weight_change(layer)) / 2
-        left, strength, right = np.linalg.svd(mean)
-        best = (left[:, :8] * strength[:8]) @ right[:8]
-        np.testing.assert_allclose(merged.weight_change(layer), best, atol=5e-3 * np.abs(mean).max())
+        np.testing.assert_allclose(found, ours, atol=3e-3)  # which of the two multiplies in bfloat16, if it can
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from msgspec import structs
 
 from reflexd.engine.adapters import Adapter
 from reflexd.engine.backbone import EncoderDescription
-from reflexd.engine.budget import FEW_ROWS, FEW_STEPS, MANY_ROWS, Scheme, Size, kinds_for, scheme
+from reflexd.engine.budget import FEW_ROWS, FEW_STEPS, LOW_RANK_ROWS, MANY_ROWS, Scheme, Size, kinds_for, scheme
 from reflexd.engine.encoder import Encoder
 
 BUDGETS = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0, 60.0, 120.0, 300.0, 1_000.0, 10_000.0, 86_400.0)
@@ -33,13 +34,31 @@ def test_no_seconds_leave_the_encoder_as_it_is(about: EncoderDescription, rows: 
     assert given(about, rows, 0.0) is None
 
 
-def test_few_rows_are_tuned_over_folds_by_biases_alone(about: EncoderDescription) -> None:
-    found = given(about, 48, 120.0)
-    assert found is not None
-    assert found.folds > 1
-    assert [work.kind for work in found.works] == ["biases"]
-    assert found.works[0].plan.steps == FEW_STEPS
-    assert found.works[0].plan.batch_rows >= 24, "a step sees all rows"
+def test_few_rows_are_tuned_over_folds_and_by_one_kind_alone(about: EncoderDescription) -> None:
+    for rows, kind in (
+        (10, "biases"),
+        (LOW_RANK_ROWS - 1, "biases"),
+        (LOW_RANK_ROWS, "low_rank"),
+        (FEW_ROWS, "low_rank"),
+    ):
+        found = given(about, rows, 120.0)
+        assert found is not None
+        assert found.folds > 1
+        (work,) = found.works
+        assert work.kind == kind
+        for plan in (work.plan, work.again):
+            assert plan is not None
+            assert plan.steps == FEW_STEPS
+            assert plan.batch_rows >= rows, "a step sees all rows"
+        assert work.again_seconds > work.seconds, "a fold has fewer rows than all"
+
+
+def test_what_goes_on_from_a_base_moves_slowly(about: EncoderDescription) -> None:
+    anew = size(about, 48)
+    first, on = (scheme(one, 120.0, ["low_rank"]) for one in (anew, structs.replace(anew, started=True)))
+    assert first is not None
+    assert on is not None
+    assert on.works[0].plan.rate < first.works[0].plan.rate
 
 
 def test_many_rows_are_held_out_once_and_both_kinds_try(about: EncoderDescription) -> None:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, processors
 from transformers import AutoModel, BertConfig, GPT2Config
 
 from reflexd.engine import architecture, backbone, registration
-from reflexd.engine.adapters import Adapter, merge, read_adapter, to_files
+from reflexd.engine.adapters import Adapter, read_adapter, to_files
 from reflexd.engine.backbones import Backbones
 from reflexd.engine.decoder import Decoder
 from reflexd.engine.decoder_export import export_decoder
@@ -162,9 +162,6 @@ def test_what_is_tuned_is_what_is_served(decoder: Decoder, tuned: tuple[TunableD
         tunable.reset(adapter)
         assert served[:, :width] == pytest.approx(tunable.encode(ids).numpy(), abs=1e-3)
     assert np.abs(served - untouched).max() > 0.01
-    again = merge([adapter, adapter])
-    assert again.invocation == adapter.invocation
-    assert decoder.adapted(again).forward(ids[0]) == pytest.approx(decoder.adapted(adapter).forward(ids[0]), abs=1e-3)
 
 
 def test_an_adapter_of_another_model_is_refused(decoder: Decoder, tuned: tuple[TunableDecoder, Adapter]) -> None:

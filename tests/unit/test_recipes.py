@@ -27,7 +27,7 @@ def test_a_head_that_may_not_move_stays_at_the_base_s(recipe: HeadRef) -> None:
     made, targets = features(40, 6)
     weight = np.random.default_rng(1).normal(size=(2, 12 if recipe is BOTH else 6))
     prior = Prior(weight - weight.mean(axis=0), np.zeros(2))
-    rigid = HeadRef(features=recipe.features, regularisation=1e-9)
+    rigid = HeadRef(features=recipe.features, regularisation=1e-9, base=True)
     head = fit(rigid, made, targets, 2, prior=prior)
     np.testing.assert_allclose(head.weight, prior.weight, atol=1e-4)
 

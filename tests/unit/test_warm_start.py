@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from reflexd.engine import material
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.heads import Prior, fit_head, logits_of
 from reflexd.engine.predictor import Predictor
@@ -260,6 +261,25 @@ def test_the_fit_is_drawn_to_the_prior_and_knows_no_common_shift() -> None:
     np.testing.assert_allclose(again.weight, warm.weight, atol=5e-3)
     np.testing.assert_allclose(again.bias, warm.bias, atol=5e-3)
     assert abs(warm.weight.mean(axis=0)).max() < 1e-5
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_row_that_counts_twice_is_a_row_given_twice(warm: bool) -> None:
+    vectors, classes = random_rows(3)
+    prior = Prior(np.ones((3, 16)), np.zeros(3)) if warm else None
+    twice = np.arange(90) % 4 == 0
+    weighted = fit_head(vectors, classes, 3, prior, weights=np.where(twice, 2.0, 1.0))
+    repeated = fit_head(np.concatenate([vectors, vectors[twice]]), np.concatenate([classes, classes[twice]]), 3, prior)
+    np.testing.assert_allclose(weighted.weight, repeated.weight, atol=4e-2)
+    assert np.abs(weighted.weight - fit_head(vectors, classes, 3, prior).weight).max() > 0.1
+
+
+def test_rows_that_are_learned_again_shift_no_label_s_share() -> None:
+    own, again = [0] * 4 + [1] * 2, [0, 0, 2, 2, 2]
+    found = material._shares(np.array(own + again), len(own), 3)
+    assert found is not None
+    assert found.tolist() == [4, 2, 3], "a label without own rows counts as the others do on average"
+    assert material._shares(np.array(own), len(own), 3) is None
 
 
 def test_seen_rows_are_always_trained_on() -> None:
