@@ -42,6 +42,10 @@ from benchmarks.training_cells import (
 from benchmarks.training_ours import Ours
 from benchmarks.training_plot import draw, points
 from benchmarks.training_report import tell
+from benchmarks.training_scores import debiased_ece
+
+SAID = ("accuracy", "n", "method", "interval", "recipe")
+"""What is kept of a job's result."""
 
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -72,7 +76,7 @@ def judge(cell: Cell, train: Sequence[Example], test: Sequence[Example], found: 
     names = sorted({label for row in [*train, *test] for label in row.labels})
     binarizer = MultiLabelBinarizer(classes=names)
     macro = f1_score(binarizer.fit_transform(truth), binarizer.transform(predicted), average="macro", zero_division=0.0)
-    confidences = found.get("confidences")
+    confidences, own = found.get("confidences"), found.get("result")
     multi = cell.set == MULTI_LABEL
     return Line(
         **msgspec.structs.asdict(cell),
@@ -83,8 +87,8 @@ def judge(cell: Cell, train: Sequence[Example], test: Sequence[Example], found: 
         core_seconds=found["core_seconds"],
         wall=found["wall"],
         correct=correct,
-        confidence=None if confidences is None else [round(each, 5) for each in confidences],
-        result=found.get("result"),
+        ece=None if confidences is None else round(debiased_ece(confidences, [each == "1" for each in correct]), 5),
+        result=None if own is None else {name: own[name] for name in SAID if name in own},
         at_training_shares=None if multi else at_shares(correct, test, train),
         notes=found["notes"],
         versions=found["versions"],

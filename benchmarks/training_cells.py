@@ -74,10 +74,10 @@ class Line(Struct, frozen=True, kw_only=True):
     wall: float
     correct: str
     """A character a test row, 1 where the side is right."""
-    confidence: list[float] | None = None
-    """A number a test row: ours only, of single-label sets."""
+    ece: float | None = None
+    """The debiased calibration error on the test rows: ours only, of single-label sets."""
     result: dict[str, Any] | None = None
-    """The job's own result: ours only."""
+    """What the job itself says of its accuracy and of its recipe: ours only."""
     at_training_shares: float | None = None
     """The accuracy where labels are weighted by their shares in the training rows; None for several labels."""
     notes: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from benchmarks.runner import FAIL, PASS, table
 from benchmarks.training_cells import MULTI_LABEL, ROWS, SETS, SIDES, Line
-from benchmarks.training_claims import Outcomes, covers, ece, gap, judge
+from benchmarks.training_claims import Outcomes, covers, gap, judge
 
 
 def sides_table(outcomes: Outcomes) -> str:
@@ -55,7 +55,7 @@ def honesty_table(outcomes: Outcomes) -> str:
                         f"{low:.4f} to {high:.4f}",
                         "yes" if covers(line) else "no",
                         "-" if apart is None else f"{apart:+.4f}",
-                        "-" if line.confidence is None else f"{ece(line):.4f}",
+                        "-" if line.ece is None else f"{line.ece:.4f}",
                     ]
                 )
     heads = ["run", "test accuracy", "at its shares", "result.accuracy", "interval", "covers", "gap", "debiased ECE"]

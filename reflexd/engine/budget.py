@@ -40,6 +40,8 @@ MANY_ROWS = 2_000
 FOLDS = 3
 MAX_TOKENS = 256
 """Tokens of a text that tuning reads; features are always made of the whole text."""
+PILOT = 0.25
+"""Share of its steps after which a kind of adapter is judged on held-out rows; one kind at most then goes on."""
 LEAST_STEPS = 40
 """Small batches below which a tuning is not worth beginning."""
 
@@ -66,7 +68,10 @@ class Scheme(Struct, frozen=True):
     @property
     def seconds(self) -> float:
         """Return the nominal seconds of it all."""
-        tuning = self.folds * sum(work.seconds for work in self.works) + max(work.again_seconds for work in self.works)
+        seconds = [work.seconds for work in self.works]
+        tuning = self.folds * sum(seconds) + max(work.again_seconds for work in self.works)
+        if self.folds == 1:
+            tuning = PILOT * sum(seconds) + (1 - PILOT) * max(seconds)
         return tuning + self.reading * (self.folds * len(self.works) + 1)
 
 
@@ -101,7 +106,7 @@ def scheme(size: Size, budget: float, kinds: Sequence[Kind]) -> Scheme | None:
     reading = 2 * size.parameters * size.whole / READING
     for folds in (FOLDS, 1) if size.rows <= MANY_ROWS else (1,):
         for tried in (list(kinds), list(kinds[:1])):
-            limit = budget / len(tried) - 2 * reading
+            limit = (budget - reading * (len(tried) + 1)) / (1 + PILOT * (len(tried) - 1))
             works = [_folded(size, kind) if folds > 1 else _held_out(size, kind, limit) for kind in tried]
             whole = [work for work in works if work is not None]
             if len(whole) == len(works):

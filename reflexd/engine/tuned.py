@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Struct
 
 from reflexd.engine.adapters import Adapter, Kind
-from reflexd.engine.budget import MAX_TOKENS, Scheme, Size, Work
+from reflexd.engine.budget import MAX_TOKENS, PILOT, Scheme, Size, Work
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.evaluation import HeldOut, Places, Split, hold_out
 from reflexd.engine.heads import Matrix, Targets, fit_head
@@ -28,7 +28,6 @@ from reflexd.registry import runs
 from reflexd.registry.files import replace_file
 from reflexd.schemas.worker import Message, Metrics, RunSpec
 
-PILOT = 0.25
 PILOT_ROWS = 1_500
 """Rows that the heads of a pilot are fitted on, and at least so many of each label, where there are."""
 PILOT_ROWS_OF_LABEL = 5
