@@ -33,6 +33,7 @@ LOW_RANK_ROWS = 32
 FEW_ROWS = 128
 """Up to so many rows each step sees all of them, and one kind of adapter is tried."""
 FEW_STEPS = 8
+CONTRAST = 0.5
 BATCH_ROWS = 64
 PASSES = 4
 MAX_PASSES_OF_MANY = 3
@@ -83,8 +84,6 @@ class Size(Struct, frozen=True):
     whole: int
     """Tokens of the whole texts, which every tuned encoder reads again."""
     parameters: int
-    contrastive: bool
-    """Whether each row has one label."""
     started: bool = False
     """Whether tuning goes on from a base's adapter: slowly, for it is near already."""
 
@@ -135,11 +134,10 @@ def _held_out(size: Size, kind: Kind, limit: float) -> Work | None:
 
 def _plan(size: Size, kind: Kind, rows: int) -> Plan:
     """Return how so many of a job's rows are tuned on."""
-    contrast = 0.5 if size.contrastive else 0.0
     if size.rows <= FEW_ROWS:
-        return Plan(FEW_STEPS, FEW_ROWS, (SLOW_RATE if size.started else RATE)[kind], contrast)
+        return Plan(FEW_STEPS, FEW_ROWS, (SLOW_RATE if size.started else RATE)[kind], CONTRAST)
     passes = PASSES if size.rows <= MANY_ROWS else MAX_PASSES_OF_MANY
-    return Plan(passes * -(-rows // BATCH_ROWS), BATCH_ROWS, SLOW_RATE[kind], contrast)
+    return Plan(passes * -(-rows // BATCH_ROWS), BATCH_ROWS, SLOW_RATE[kind], CONTRAST)
 
 
 def _seconds(size: Size, plan: Plan, kind: Kind, rows: int) -> float:

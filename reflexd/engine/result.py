@@ -12,21 +12,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 from reflexd.engine.calibration import CALIBRATION_ROWS
-from reflexd.engine.evaluation import HeldOut, wilson
+from reflexd.engine.evaluation import HeldOut
 from reflexd.engine.heads import Targets
+from reflexd.engine.interval import interval
 from reflexd.engine.reliability import expected_error, honest_confidences, reliability
 from reflexd.registry.artifacts import Calibration
 
 CONFUSIONS = 50
 LABELS = 250
-Z = 1.96
-SPREAD = 1.3
-"""How much wider than Wilson's the interval is where folds were scored, whose heads share most of their rows.
-
-On draws of 16 and 64 rows a label from eight train files the cross-validated accuracy lay 1.0 to 1.4 times the
-binomial standard deviation from that on other rows, and Wilson's interval held the latter in 87 to 93 % of draws
-(Bates, Hastie and Tibshirani, 2023, say why).
-"""
 MATRIX_LABELS = 30
 """The whole confusion matrix is reported up to so many labels."""
 
@@ -63,7 +56,7 @@ def report(
         return out
     matches = _matches(held.truth, predicted)
     right, n = int(matches.sum()), len(held.truth)
-    low, high = wilson(right, n, Z * (SPREAD if len(np.unique(held.folds)) > 1 else 1.0))
+    low, high = interval(held, matches, targets, len(labels))
     if tfidf is not None:
         baseline["tfidf"] = {
             "accuracy": round(float(_matches(held.truth, tfidf).mean()), 4),

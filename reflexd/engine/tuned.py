@@ -89,7 +89,6 @@ class Tuner:
             tokens=sum(map(len, self._ids)) + read_after,
             whole=self._whole + read_after,
             parameters=self._encoder.description.parameters,
-            contrastive=self._rows.targets.ndim == 1,
             started=self._start is not None,
         )
 

@@ -22,7 +22,7 @@ def about(encoder: Encoder) -> EncoderDescription:
 
 
 def size(about: EncoderDescription, rows: int, words: int = 14) -> Size:
-    return Size(rows, rows * words, rows * words, about.parameters, True)
+    return Size(rows, rows * words, rows * words, about.parameters)
 
 
 def given(about: EncoderDescription, rows: int, budget: float) -> Scheme | None:
@@ -104,10 +104,10 @@ def test_what_is_planned_is_within_the_seconds_and_more_of_them_never_give_less(
 
 
 def test_reading_long_texts_again_is_paid_for_too(about: EncoderDescription) -> None:
-    short = Size(600, 600 * 20, 600 * 20, about.parameters, True)
+    short = Size(600, 600 * 20, 600 * 20, about.parameters)
     assert scheme(short, 120.0, ["biases"]) is not None
-    assert scheme(Size(600, 600 * 20, 600 * 20_000, about.parameters, True), 120.0, ["biases"]) is None
+    assert scheme(Size(600, 600 * 20, 600 * 20_000, about.parameters), 120.0, ["biases"]) is None
 
 
 def test_rows_without_a_token_of_their_own_are_planned_too(about: EncoderDescription) -> None:
-    assert scheme(Size(4, 8, 8, about.parameters, True), 60.0, ["biases"]) is not None
+    assert scheme(Size(4, 8, 8, about.parameters), 60.0, ["biases"]) is not None

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from reflexd.engine import budget, tuning
 from reflexd.engine.adapters import Adapter
@@ -200,3 +201,18 @@ def test_a_job_whose_tuning_fails_keeps_the_frozen_encoder(
     assert any("Tuning the encoder" in e.message for e in events)
     told = [e for e in events if isinstance(e, Message) and e.data.get("code") == "loss_not_finite"]
     assert [(e.level, "was given up" in e.message) for e in told] == [("warn", True)] * given_up
+
+
+def test_rows_of_several_labels_draw_together_by_what_they_share() -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(9, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    classes = torch.arange(9) % 3
+    one_each = torch.nn.functional.one_hot(classes).to(vectors.dtype)
+    assert tuning._contrastive(vectors, one_each) == pytest.approx(tuning._contrastive(vectors, classes).item())
+    truth = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    start = vectors[:4].clone().requires_grad_(True)
+    torch.autograd.backward(tuning._contrastive(start, truth))
+    assert start.grad is not None
+    pull = -(start.grad[0] @ (vectors[:4].T - vectors[0][:, None]))
+    assert pull[1] > pull[2], "both labels are shared with the second row, and one with the third"
+    nothing = tuning._contrastive(vectors[:2], torch.zeros(2, 3))
+    assert nothing.item() == 0
