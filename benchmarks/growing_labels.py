@@ -3,12 +3,17 @@
 A base is trained on 64 rows of each of three labels; a second job starts from it with 5 new rows of each of all six,
 and a third one trains on those 30 rows alone. All are jobs of one daemon, and each answers the test file over HTTP.
 Accuracies depend on the seed alone, so this script needs no rounds.
+
+Which three labels the base has decides much: half of the test questions are DESC or ENTY, which are hard to tell apart,
+and 5 rows of either do not teach it. The claim is judged with labels that are drawn for each seed; `--labels frequent`
+grows the three that have the most rows, among them these two.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -28,10 +33,13 @@ TEXTS = 500
 CLAIM = 0.87
 
 
-def draws(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
-    """Return the base's rows of three labels, drawn too, and the new rows of all; no row is in both."""
+def draws(rows: Sequence[Row], seed: int, frequent: bool) -> tuple[list[Row], list[Row]]:
+    """Return the base's rows of three labels, drawn or the most frequent, and the new rows of all; none is in both."""
     random = np.random.default_rng(seed)
-    labels = random.permutation(sorted({row.label for row in rows})).tolist()
+    counts = Counter(row.label for row in rows)
+    labels = random.permutation(sorted(counts)).tolist()
+    if frequent:
+        labels = [label for label, _ in counts.most_common()]
     base, new = [], []
     for number, label in enumerate(labels):
         own = [row for row in rows if row.label == label]
@@ -60,6 +68,7 @@ def main() -> int:
     """Run, print, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--labels", choices=("drawn", "frequent"), default="drawn", help="the base's")
     arguments = parser.parse_args()
     print(describe_machine())
     pool, test = read(SET, "train"), read(SET, "test")
@@ -67,7 +76,7 @@ def main() -> int:
     with Appliance() as daemon:
         connection = daemon.connect()
         for seed in range(arguments.seeds):
-            base, new = draws(pool, seed)
+            base, new = draws(pool, seed, arguments.labels == "frequent")
             train(connection, f"base-{seed}", base, seed)
             job = train(connection, f"grown-{seed}", new, seed, base_model=f"base-{seed}")
             train(connection, f"cold-{seed}", new, seed)
