@@ -30,14 +30,14 @@ from tests.rows import questions
 JOBS = "/v1/fine_tuning/jobs"
 ENDED = ("succeeded", "failed", "cancelled")
 DEADLINE = 600.0
-LONGEST_WAIT = 12.0
+LONGEST_WAIT = 8.0
 """Seconds of tuning before a random kill: state is written every three."""
 
 
 def run(kills: int, seed: int) -> list[str]:
     """Train a job in peace and one that is killed so many times; print a summary and return what is wrong."""
-    # Two questions a row: a fold then takes longer than what is between two states.
-    body = {"training_data": questions(8, joined=2), "seed": 11, "hyperparameters": {"budget_seconds": 120}}
+    # Five questions a row: a fold then takes longer than what is between two states.
+    body = {"training_data": questions(8, joined=5), "seed": 11, "hyperparameters": {"budget_seconds": 120}}
     options = {"SLOTS": 1, "THREADS": 1, "WARM_CHILDREN": 0, "MAX_ATTEMPTS": kills + 2}
     moments = random.Random(seed)
     done: list[str] = []
