@@ -8,12 +8,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
 from reflexd.engine import backbone
 from reflexd.engine.encoder import Encoder
 from reflexd.store.store import Store
 from reflexd_plugins.checkpoints import MINILM
 from tests.daemons import shared_cache
+
+torch.set_num_threads(1)  # two tests run at once, and threads that wait for each other on busy cores cost tenfold
 
 
 @pytest.fixture(scope="session")
