@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
-from reflexd.engine import budget, tuning
+from reflexd.engine import budget, trainer, tuning
 from reflexd.engine.adapters import Adapter
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.heads import fit_head
@@ -201,6 +202,34 @@ def test_a_job_whose_tuning_fails_keeps_the_frozen_encoder(
     assert any("Tuning the encoder" in e.message for e in events)
     told = [e for e in events if isinstance(e, Message) and e.data.get("code") == "loss_not_finite"]
     assert [(e.level, "was given up" in e.message) for e in told] == [("warn", True)] * given_up
+
+
+def test_a_tuning_on_all_rows_that_fails_keeps_the_frozen_encoder(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rate is a fake, and only of the last tuning, which follows the folds."""
+
+    def hot_at_the_end(*given: Any) -> budget.Scheme | None:
+        found = budget.scheme(*given)
+        assert found is not None
+        (work,) = found.works
+        assert work.again is not None
+        again = structs.replace(work.again, rate=1e30)
+        return structs.replace(found, works=[structs.replace(work, again=again)])
+
+    monkeypatch.setattr(trainer, "scheme", hot_at_the_end)
+    monkeypatch.setattr(trainer, "choose", lambda candidates: len(candidates) - 1)
+    events: list[Message | Metrics] = []
+    spec = RunSpec(
+        job_id="j", stage="train", run_dir=str(tmp_path), models_dir=str(tmp_path), model_id="m",
+        backbone="", checkpoint=str(weights()), seed=1, threads=1, budget_seconds=60.0,
+    )  # fmt: skip
+    result = train(spec, [Example(**row) for row in ROWS], LABELS, encoder, events.append).result
+    assert artifacts.load(tmp_path, "m")[1].adapter is None
+    assert result["recipe"]["encoder"] == "frozen"
+    assert result["accuracy"] is not None
+    (told,) = [e for e in events if isinstance(e, Message) and e.data.get("code") == "loss_not_finite"]
+    assert told.level == "warn"
 
 
 def test_rows_of_several_labels_draw_together_by_what_they_share() -> None:
