@@ -43,7 +43,6 @@ class TunableEncoder:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model: Any = AutoModel.from_pretrained(
             checkpoint,
-            attn_implementation="sdpa",
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,

@@ -46,12 +46,12 @@ def coverage(given: list[int], strength: list[float], alike: bool, trials: int =
 
 def test_few_rows_scored_by_folds() -> None:
     ours, wilsons = coverage([16] * 3, [1.5] * 3, alike=True)
-    assert ours >= 0.95 > wilsons
+    assert ours >= 0.9 > wilsons
 
 
 def test_labels_that_are_met_in_other_shares_than_those_of_the_rows() -> None:
     ours, wilsons = coverage([40] * 3, [3.0, 1.0, 1.0], alike=False)
-    assert ours >= 0.9 > wilsons + 0.2
+    assert ours >= 0.85 > wilsons + 0.15
 
 
 def held_of(right: list[bool], truth: list[int]) -> tuple[HeldOut, NDArray[np.bool_], NDArray[np.int64]]:
