@@ -58,6 +58,8 @@ class Database:
         self._writer = writer
         self._reader = reader
         self._lock = asyncio.Lock()
+        self._followed = asyncio.Event()
+        self._followed.set()
         self._closed = False
 
     @classmethod
@@ -92,8 +94,8 @@ class Database:
     ) -> T:
         """Run `work` in one IMMEDIATE transaction and commit it; any exception rolls back.
 
-        `committed` then gets the result before any other transaction starts: it is where copies in memory follow the
-        tables. Both are shielded: a client that hangs up leaves neither half done. Raises StorageFull when the disk
+        `committed` then gets the result before any other transaction starts and before any read that could have seen
+        the commit returns: it is where copies in memory follow the tables. Both are shielded: a client that hangs up leaves neither half done. Raises StorageFull when the disk
         refuses the write.
         """
         return await asyncio.shield(asyncio.ensure_future(self._transact(work, committed)))
@@ -103,25 +105,32 @@ class Database:
             try:
                 await self._writer.execute("BEGIN IMMEDIATE")
                 result = await work(Transaction(self._writer))
+                if committed is not None:
+                    self._followed.clear()
                 await self._writer.execute("COMMIT")
+                if committed is not None:
+                    committed(result)
             except BaseException as error:
                 if self._writer.in_transaction:
                     await self._writer.execute("ROLLBACK")
                 if _refused(error):
                     raise StorageFull from error
                 raise
-            if committed is not None:
-                committed(result)
+            finally:
+                self._followed.set()
             return result
 
     async def rows(self, sql: str, params: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """Read through the query-only connection; raises StorageFull when the disk refuses."""
         try:
-            return list(await self._reader.execute_fetchall(sql, params))
+            found = list(await self._reader.execute_fetchall(sql, params))
         except sqlite3.Error as error:
             if _refused(error) and error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
                 raise StorageFull from error
             raise
+        # The writer's thread has committed before this loop hears of it: what was just read may be ahead of memory.
+        await self._followed.wait()
+        return found
 
     async def row(self, sql: str, params: Sequence[Any] = ()) -> sqlite3.Row | None:
         """Read the first row through the query-only connection."""

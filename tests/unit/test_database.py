@@ -107,6 +107,32 @@ async def test_a_failed_or_abandoned_transaction_leaves_nothing(opened: Database
         await opened.rows("INSERT INTO tenants (id, name, created_at) VALUES ('c', 'c', 0)")
 
 
+async def test_no_read_returns_ahead_of_the_copies_in_memory(
+    opened: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read that sees a commit returns after the copies in memory have followed it, however late the loop hears."""
+    execute = opened._writer.execute
+    committed, memory = asyncio.Event(), list[int]()
+
+    async def late(sql: str) -> object:
+        result = await execute(sql)
+        if sql == "COMMIT":
+            committed.set()
+            await asyncio.sleep(0.05)
+        return result
+
+    async def work(tx: Transaction) -> int:
+        await tx.run("CREATE TABLE seen (number INTEGER)")
+        await tx.run("INSERT INTO seen VALUES (7)")
+        return 7
+
+    monkeypatch.setattr(opened._writer, "execute", late)
+    writing = asyncio.ensure_future(opened.write(work, memory.append))
+    await committed.wait()
+    assert [row["number"] for row in await opened.rows("SELECT number FROM seen")] == memory == [7]
+    await writing
+
+
 async def test_a_refusing_disk_is_told_apart_from_our_own_mistakes(opened: Database) -> None:
     async def too_much(tx: Transaction) -> None:
         await tx.run("INSERT INTO tenants (id, name, created_at) VALUES (?, 'x', 0)", ("x" * 3_000_000,))
