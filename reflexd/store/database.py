@@ -95,8 +95,8 @@ class Database:
         """Run `work` in one IMMEDIATE transaction and commit it; any exception rolls back.
 
         `committed` then gets the result before any other transaction starts and before any read that could have seen
-        the commit returns: it is where copies in memory follow the tables. Both are shielded: a client that hangs up leaves neither half done. Raises StorageFull when the disk
-        refuses the write.
+        the commit returns: it is where copies in memory follow the tables. Both are shielded: a client that hangs up
+        leaves neither half done. Raises StorageFull when the disk refuses the write.
         """
         return await asyncio.shield(asyncio.ensure_future(self._transact(work, committed)))
 
