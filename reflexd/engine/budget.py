@@ -1,12 +1,14 @@
 """Decides how the time that a job may take is spent: which adapters are tuned, in how many steps, judged on which rows.
 
 Seconds are those of one thread of a usual processor. They are turned into work by a nominal speed, and never measured:
-the same rows, seed and budget give the same model on every machine, one with more threads sooner. The frozen encoder's
-head is always fitted, whatever the budget.
+the same rows, seed and budget mean the same work on every machine, done sooner by a faster one. On machines of one kind
+they give the same model: another processor or another precision (half_precision.py) rounds otherwise. The frozen
+encoder's head is always fitted, whatever the budget.
 
 Up to MANY_ROWS rows each adapter is tuned once a fold and judged by cross-validation, and the one that is kept is
-tuned again on all rows, where the budget allows it; else once, judged on held-out rows. What was measured for the
-kinds, steps and rates stands in benchmarks/README.md.
+tuned again on all rows, where the budget allows it, if need be on the beginnings of long texts; else once, judged on
+held-out rows, which up to FEW_ROWS rows would be too few to tell anything. What was measured for the kinds, steps and
+rates stands in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -36,11 +38,14 @@ FEW_STEPS = 8
 CONTRAST = 0.5
 BATCH_ROWS = 64
 PASSES = 4
+LONG_PASSES = 12
+"""Where there are seconds for it the last kind is also tuned this long: questions gain by it, opinions rather lose."""
 MAX_PASSES_OF_MANY = 3
 MANY_ROWS = 2_000
 FOLDS = 3
-MAX_TOKENS = 256
-"""Tokens of a text that tuning reads; features are always made of the whole text."""
+CUTS = (256, 128, 64, 32)
+"""Tokens of a text that tuning reads: the first of these with which it can be judged by folds, if with any, else the
+first. Features are always made of the whole text."""
 PILOT = 0.25
 """Share of its steps after which a kind of adapter is judged on held-out rows; one kind at most then goes on."""
 LEAST_STEPS = 40
@@ -65,6 +70,8 @@ class Scheme(Struct, frozen=True):
     works: list[Work]
     reading: float
     """Nominal seconds of making all rows' features once."""
+    cut: int
+    """Tokens of a text that tuning reads."""
 
     @property
     def seconds(self) -> float:
@@ -77,10 +84,11 @@ class Scheme(Struct, frozen=True):
 
 
 class Size(Struct, frozen=True):
-    """What tuning costs by: distinct rows, their tokens as far as tuning reads them, the encoder's linear weights."""
+    """What tuning costs by: distinct rows, their tokens, the encoder's linear weights."""
 
     rows: int
-    tokens: int
+    tokens: dict[int, int]
+    """Of the rows' texts, by how much tuning reads of each (CUTS)."""
     whole: int
     """Tokens of the whole texts, which every tuned encoder reads again."""
     parameters: int
@@ -103,43 +111,50 @@ def scheme(size: Size, budget: float, kinds: Sequence[Kind]) -> Scheme | None:
     if not kinds:
         return None
     reading = 2 * size.parameters * size.whole / READING
-    for folds in (FOLDS, 1) if size.rows <= MANY_ROWS else (1,):
-        for tried in (list(kinds), list(kinds[:1])):
+    both, one = list(kinds), list(kinds[:1])
+    if size.rows <= MANY_ROWS:
+        each = [(kind, PASSES) for kind in kinds]
+        ladder = [(each, CUTS[0]), (each[-1:], CUTS[0]), *((each[:1], cut) for cut in CUTS)]
+        if size.rows > FEW_ROWS:
+            ladder.insert(0, ([*each, (kinds[-1], LONG_PASSES)], CUTS[0]))
+        for works, cut in ladder:
+            found = Scheme(FOLDS, [_folded(size, kind, passes, cut) for kind, passes in works], reading, cut)
+            if found.seconds <= budget:
+                return found
+    if size.rows > FEW_ROWS:
+        for tried in (both, one):
             limit = (budget - reading * (len(tried) + 1)) / (1 + PILOT * (len(tried) - 1))
-            works = [_folded(size, kind) if folds > 1 else _held_out(size, kind, limit) for kind in tried]
-            whole = [work for work in works if work is not None]
-            if len(whole) == len(works):
-                found = Scheme(folds, whole, reading)
-                if found.seconds <= budget:
-                    return found
+            begun = [work for kind in tried if (work := _held_out(size, kind, limit)) is not None]
+            if len(begun) == len(tried) and (found := Scheme(1, begun, reading, CUTS[0])).seconds <= budget:
+                return found
     return None
 
 
-def _folded(size: Size, kind: Kind) -> Work:
+def _folded(size: Size, kind: Kind, passes: int, cut: int) -> Work:
     """Return the tunings on each fold's rows and on all."""
     rows = size.rows * (FOLDS - 1) // FOLDS
-    plan, again = _plan(size, kind, rows), _plan(size, kind, size.rows)
-    return Work(kind, plan, _seconds(size, plan, kind, rows), again, _seconds(size, again, kind, size.rows))
+    plan, again = _plan(size, kind, rows, passes), _plan(size, kind, size.rows, passes)
+    seconds = [_seconds(size, each, kind, number, cut) for each, number in ((plan, rows), (again, size.rows))]
+    return Work(kind, plan, seconds[0], again, seconds[1])
 
 
 def _held_out(size: Size, kind: Kind, limit: float) -> Work | None:
     """Return one tuning, of as many steps as the seconds pay for; None where those are not worth beginning."""
-    plan = _plan(size, kind, size.rows)
-    whole = _seconds(size, plan, kind, size.rows)
+    plan = _plan(size, kind, size.rows, PASSES if size.rows <= MANY_ROWS else MAX_PASSES_OF_MANY)
+    whole = _seconds(size, plan, kind, size.rows, CUTS[0])
     steps = plan.steps if whole <= limit else int(plan.steps * max(limit, 0.0) / whole)
     if steps < min(plan.steps, LEAST_STEPS):
         return None
     return Work(kind, Plan(steps, plan.batch_rows, plan.rate, plan.contrast), whole * steps / plan.steps)
 
 
-def _plan(size: Size, kind: Kind, rows: int) -> Plan:
-    """Return how so many of a job's rows are tuned on."""
+def _plan(size: Size, kind: Kind, rows: int, passes: int) -> Plan:
+    """Return how so many of a job's rows are tuned on: the whole set in each step, or so many passes in batches."""
     if size.rows <= FEW_ROWS:
         return Plan(FEW_STEPS, FEW_ROWS, (SLOW_RATE if size.started else RATE)[kind], CONTRAST)
-    passes = PASSES if size.rows <= MANY_ROWS else MAX_PASSES_OF_MANY
     return Plan(passes * -(-rows // BATCH_ROWS), BATCH_ROWS, SLOW_RATE[kind], CONTRAST)
 
 
-def _seconds(size: Size, plan: Plan, kind: Kind, rows: int) -> float:
-    tokens = size.tokens / size.rows * min(rows, plan.batch_rows)
+def _seconds(size: Size, plan: Plan, kind: Kind, rows: int, cut: int) -> float:
+    tokens = size.tokens[cut] / size.rows * min(rows, plan.batch_rows)
     return plan.steps * COST[kind] * 2 * size.parameters * tokens / FLOPS

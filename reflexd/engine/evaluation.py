@@ -18,7 +18,8 @@ from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 from reflexd.engine.heads import Matrix, Targets, logits_of
 from reflexd.registry.artifacts import Head
 
-Fit = Callable[[Matrix, Targets], Head]
+Fit = Callable[[int, Matrix, Targets], Head]
+"""Of the number of a part, and features and truth of the rows that it trains on."""
 Places = NDArray[np.int64]
 
 CROSS_VALIDATED_ROWS = 2_000
@@ -95,7 +96,7 @@ def hold_out(parts: Split, features: Callable[[int], Matrix], targets: Targets, 
     logits, places, folds = [], [], []
     for number, (train, test) in enumerate(parts.parts):
         made = features(number)
-        logits.append(logits_of(fit(made[train], targets[train]), made[test]))
+        logits.append(logits_of(fit(number, made[train], targets[train]), made[test]))
         places.append(test)
         folds.append(np.full(len(test), number))
     held = np.concatenate(places)

@@ -108,14 +108,15 @@ def known_from_now_on(base: Base | None, known: Identities) -> Identities | None
 
 
 def _shares(targets: Targets, own: int, labels: int) -> Wide | None:
-    """Return the labels' shares in a job's own rows where others are learned beside them: those shift no share.
+    """Return how much each label's rows count in a head where a base's rows are learned beside the job's own.
 
-    A label without own rows counts as much as the others do on average.
+    That is as much as the label's own rows, so that the others shift no share; but a label with few own rows, or none,
+    counts by all its rows, up to what the job's labels have on average: it was not asked to become rarer.
     """
     if own == len(targets) or targets.ndim == 2:
         return None
-    counts = np.bincount(targets[:own], minlength=labels).astype(np.float64)
-    shares: Wide = np.where(counts > 0, counts, counts[counts > 0].mean())
+    counts, every = (np.bincount(some, minlength=labels).astype(np.float64) for some in (targets[:own], targets))
+    shares: Wide = np.maximum(counts, np.minimum(every, counts[counts > 0].mean()))
     return shares
 
 

@@ -25,7 +25,6 @@ WORK_LIMIT = 4e8
 
 
 DEFAULT = HeadRef()
-Fit = Callable[[Matrix, Targets], Head]
 
 
 def view(recipe: HeadRef, features: Matrix) -> Matrix:

@@ -13,6 +13,7 @@ by the candidate that the other parts choose.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from msgspec import Struct
@@ -37,18 +38,18 @@ def search(
     parts: Split,
     features: Callable[[int], Matrix],
     targets: Targets,
-    fitted: Callable[[HeadRef, Matrix, Targets], Head],
+    fitted: Callable[[HeadRef, int, Matrix, Targets], Head],
     steps: Sequence[Callable[[HeadRef], HeadRef]],
     first: HeadRef,
     told: Callable[[Candidate], None] | None = None,
 ) -> list[Candidate]:
     """Try head recipes on an encoder's features: `first`, which is `told`, then in each step the best one changed.
 
-    `features` are those of all rows as the encoder of each part makes them.
+    `features` are those of all rows as the encoder of each part, by its number, makes them; `fitted` gets the number.
     """
 
     def tried(recipe: HeadRef) -> Candidate:
-        return Candidate(encoder, recipe, hold_out(parts, features, targets, lambda x, y: fitted(recipe, x, y)))
+        return Candidate(encoder, recipe, hold_out(parts, features, targets, partial(fitted, recipe)))
 
     out = [tried(first)]
     if told is not None:

@@ -1,8 +1,8 @@
 """Decides the course of a training: the frozen encoder's head first, then a tuned encoder unless it does worse.
 
-The result depends on the rows, the base model where there is one, the seed and the budget alone. What each part decides
-stands in its own module: the head recipes (recipes.py), the choice (selection.py), how the budget is spent (budget.py),
-how an encoder is tuned (tuned.py, tuning.py), and what is said of it all (assessment.py).
+On machines of one kind the result depends on the rows, the base model where there is one, the seed and the budget.
+What each part decides stands in its own module: the head recipes (recipes.py), the choice (selection.py), how the
+budget is spent (budget.py), how an encoder is tuned (tuned.py, tuning.py), what is said of it all (assessment.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import functools
 import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from reflexd.engine.evaluation import HeldOut, Split, split
 from reflexd.engine.heads import Matrix, Targets, Wide
 from reflexd.engine.in_domain import domain_apart, fit_domain
 from reflexd.engine.material import Emit, Material, gather, known_from_now_on
-from reflexd.engine.recipes import DEFAULT, both_layers, changes, fit, otherwise_regularised, without_base, words_of
+from reflexd.engine.recipes import DEFAULT, changes, fit, otherwise_regularised, with_names, without_base, words_of
 from reflexd.engine.selection import Candidate, choose, honest, mean_accuracy, search
 from reflexd.engine.tuned import Rows, Tuned, Tuner, said_of
 from reflexd.engine.warm_start import Base, read_base, to_keep
@@ -58,6 +57,8 @@ class Chosen(Struct, frozen=True):
     """The same, where no row had a say in what scores it."""
     encoder: str = FROZEN
     adapter: Adapter | None = None
+    names: Matrix | None = None
+    """The features that the same encoder makes of the labels' names, where the recipe may need them."""
     parts: Split | None = None
     folds: Sequence[Matrix] = ()
 
@@ -77,8 +78,8 @@ def train(
     base = read_base(Path(spec.run_dir), labels, mode, encoder.description)
     start = _start(encoder, base)
     material = gather(spec, rows, labels, mode, encoder, start, base, emit)
-    heads = _Heads(labels, start, spec.threads, base, material.shares)
-    chosen = _choose(spec, material, heads, labels, encoder, base, emit)
+    heads = _Heads(labels, base, material.shares)
+    chosen = _choose(spec, material, heads, labels, encoder, start, base, emit)
     calibration = calibrate(chosen.held)
     width = encoder.description.width
     own = slice(0, material.own)
@@ -95,7 +96,7 @@ def train(
     )
     found.result["recipe"] = {"encoder": chosen.encoder, **msgspec.to_builtins(chosen.recipe)}
     _tell_score(emit, found.result, calibration)
-    head = heads.fitted(chosen.recipe, chosen.features, material.targets, emit)
+    head = heads.fitted(chosen.recipe, chosen.features, material.targets, chosen.names, emit)
     about = encoder.description
     manifest = Manifest(
         stack=STACK,
@@ -140,23 +141,18 @@ def train(
 
 
 class _Heads:
-    """Fits heads on a job's rows: with its labels' names and its base's head, where it has them."""
+    """Fits heads on a job's rows: with its base's head where it has one, and evened label shares."""
 
-    def __init__(
-        self, labels: Sequence[str], start: Encoder, threads: int, base: Base | None, shares: Wide | None
-    ) -> None:
+    def __init__(self, labels: Sequence[str], base: Base | None, shares: Wide | None) -> None:
         """`shares` [labels] is how much each label's rows count, if not as many as they are."""
         self._labels = labels
         self._shares = shares
-        self._start = start
-        self._threads = threads
         self._prior = None if base is None else base.prior
-        self._names: Matrix | None = None
 
-    def fitted(self, recipe: HeadRef, features: Matrix, targets: Targets, emit: Emit | None = None) -> Head:
-        """Return a head; a recipe with names is for features of the encoder that training starts from."""
-        if recipe.names and self._names is None:
-            self._names = self._start.embed_all([words_of(label) for label in self._labels], self._threads)[0]
+    def fitted(
+        self, recipe: HeadRef, features: Matrix, targets: Targets, names: Matrix | None, emit: Emit | None = None
+    ) -> Head:
+        """Return a head on features [rows, 2 * width]; `names` [labels, 2 * width] are of the same encoder."""
         weights = None
         if self._shares is not None:
             counts = np.bincount(targets, minlength=len(self._labels))
@@ -167,11 +163,19 @@ class _Heads:
             features,
             targets,
             len(self._labels),
-            names=self._names,
+            names=names,
             prior=self._prior,
             weights=weights,
             emit=emit,
         )
+
+    def fitter(self, *names: Matrix | None) -> Callable[[HeadRef, int, Matrix, Targets], Head]:
+        """Return what fits heads in each part of a split, by the part's number; `names` are of one part, or each."""
+
+        def fitted(recipe: HeadRef, part: int, features: Matrix, targets: Targets) -> Head:
+            return self.fitted(recipe, features, targets, names[part if len(names) > 1 else 0])
+
+        return fitted
 
 
 def _start(encoder: Encoder, base: Base | None) -> Encoder:
@@ -188,6 +192,7 @@ def _choose(
     heads: _Heads,
     labels: Sequence[str],
     encoder: Encoder,
+    start: Encoder,
     base: Base | None,
     emit: Emit,
 ) -> Chosen:
@@ -196,52 +201,49 @@ def _choose(
     first = DEFAULT if base is None else structs.replace(base.recipe, names=False, base=True)
     parts = split(targets, len(labels), spec.seed, material.seen)
     known = None if base is None else base.adapter
-    start = Chosen(first, material.features, None, None, FROZEN if known is None else known.kind, known)
+    untuned = Chosen(first, material.features, None, None, FROZEN if known is None else known.kind, known)
     if parts is None:
-        return start
+        return untuned
     size = (len(targets), len(labels), encoder.description.width, len(parts.parts), several)
-    anew = [otherwise_regularised, without_base]
-    steps = anew if base is not None else changes(*size)
+    steps = changes(*size) if base is None else [otherwise_regularised, without_base]
+    words = [words_of(label) for label in labels] if with_names in steps else []
+    names = start.embed_all(words, spec.threads)[0] if words else None
 
     def as_it_is(judged: Split, told: Callable[[Candidate], None] | None = None) -> list[Candidate]:
-        return search(0, judged, lambda _: material.features, targets, heads.fitted, steps, first, told)
+        return search(0, judged, lambda _: material.features, targets, heads.fitter(names), steps, first, told)
 
-    untuned = as_it_is(parts, lambda one: _tell_early(emit, one))
-    best = untuned[choose(untuned)]
-    start = structs.replace(start, recipe=best.recipe, held=best.held, honest=honest(untuned))
-    rows = Rows(material.texts, targets, len(labels), material.features)
+    found = as_it_is(parts, lambda one: _tell_early(emit, one))
+    best = found[choose(found)]
+    untuned = structs.replace(untuned, recipe=best.recipe, held=best.held, honest=honest(found), names=names)
+    rows = Rows(material.texts, targets, len(labels), material.features, words)
     tuner = Tuner(rows, encoder, spec, emit, known)
     kinds = kinds_for(tuner.size().rows, encoder.description, known)
     plan = scheme(tuner.size(), spec.budget_seconds, kinds)
     if plan is None:
         emit(Message(f"A budget of {spec.budget_seconds:.0f} seconds leaves the encoder as it is"))
-        return start
+        return untuned
     about = {"folds": plan.folds, "kinds": [work.kind for work in plan.works], "seconds": round(plan.seconds, 1)}
     emit(Message(f"Tuning the encoder: about {plan.seconds:.0f} s on a usual processor", data=about))
     judged = split(targets, len(labels), spec.seed, material.seen, folds=plan.folds, once=plan.folds == 1)
     assert judged is not None
     tuned = tuner.tuned(plan, judged)
     if not tuned:
-        return start
+        return untuned
     candidates = as_it_is(judged)
-    later = anew if base is not None else [both_layers, otherwise_regularised]
     for number, one in enumerate(tuned, 1):
-        made = partial(_features_of, one)
-        candidates += search(number, judged, made, targets, heads.fitted, later, structs.replace(first, names=False))
+        fitted = heads.fitter(*one.names)
+        candidates += search(number, judged, one.folds.__getitem__, targets, fitted, steps, first)
     winner, said = candidates[choose(candidates)], honest(candidates)
-    _tell_choice(emit, candidates, tuned, winner)
     if winner.encoder == 0:
-        return structs.replace(start, honest=said)
+        _tell_choice(emit, candidates, tuned, winner)
+        return structs.replace(untuned, honest=said)
     kept = tuned[winner.encoder - 1]
     whole = tuner.whole(kept)
     if whole is None:
-        return start
-    adapter, features = whole
-    return Chosen(winner.recipe, features, winner.held, said, kept.kind, adapter, judged, kept.folds)
-
-
-def _features_of(tuned: Tuned, part: int) -> Matrix:
-    return tuned.folds[part]
+        return untuned
+    _tell_choice(emit, candidates, tuned, winner)
+    adapter, features, names = whole
+    return Chosen(winner.recipe, features, winner.held, said, kept.work.kind, adapter, names, judged, kept.folds)
 
 
 def _domain(chosen: Chosen, targets: Targets, labels: int, width: int) -> Domain | None:
@@ -262,7 +264,7 @@ def _tell_early(emit: Emit, one: Candidate) -> None:
 
 
 def _tell_choice(emit: Emit, candidates: Sequence[Candidate], tuned: Sequence[Tuned], winner: Candidate) -> None:
-    names = ["as it is", *(said_of(one.kind) for one in tuned)]
+    names = ["as it is", *(said_of(one.work) for one in tuned)]
     best = []
     for number, name in enumerate(names):
         own = [one for one in candidates if one.encoder == number]

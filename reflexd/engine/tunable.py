@@ -36,7 +36,10 @@ class TunableEncoder:
     """The encoder's original weights, with those that `kind` names ready to train; deterministic, without dropout."""
 
     def __init__(self, checkpoint: Path, pooling: str, kind: Movable) -> None:
-        """Load the weights of a Hugging Face directory; raises OSError where it is not whole."""
+        """Load the weights of a Hugging Face directory; raises OSError where it is not whole.
+
+        `precision` is that of the products: what comes of a tuning depends on it, and it follows from the machine.
+        """
         disable_progress_bar()
         self.kind: Movable = kind
         self._pooling = pooling
@@ -61,7 +64,8 @@ class TunableEncoder:
                 if layer.bias is not None:
                     layer.bias.requires_grad_(True)
         model.to(self.device)
-        if kind != "full" and is_native(self.device):
+        self.precision = "bfloat16" if kind != "full" and is_native(self.device) else "float32"
+        if self.precision == "bfloat16":
             halve(model)
         self._take(model)
 

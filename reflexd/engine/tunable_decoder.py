@@ -44,6 +44,7 @@ class TunableDecoder(TunableEncoder):
         self._prefills: dict[tuple[tuple[int, ...], ...], Any] = {}
         model = load_decoder(checkpoint, precision)
         self.device = model.device
+        self.precision = precision
         with warnings.catch_warnings(), torch.random.fork_rng():
             warnings.simplefilter("ignore")  # peft means activated LoRA for generating; it works for features as well
             torch.manual_seed(0)

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Struct
 
 from reflexd.engine.adapters import Adapter, Kind
-from reflexd.engine.budget import MAX_TOKENS, PILOT, Scheme, Size, Work
+from reflexd.engine.budget import CUTS, PILOT, Scheme, Size, Work
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.evaluation import HeldOut, Places, Split, hold_out
 from reflexd.engine.heads import Matrix, Targets, fit_head
@@ -40,20 +40,19 @@ class Rows(Struct, frozen=True):
     targets: Targets
     labels: int
     features: Matrix
+    names: Sequence[str] = ()
+    """The labels' names as words, of which features are made too; none where no recipe reads them."""
 
 
 class Tuned(Struct, frozen=True):
-    """An encoder tuned once for each part of a split: what it learned, and the features of all rows under it."""
+    """An encoder tuned once for each part of a split: what it learned, and the features that it makes."""
 
     work: Work
     adapters: list[Adapter]
     folds: list[Matrix]
-    """[parts][rows, 2 * width]"""
-
-    @property
-    def kind(self) -> Kind:
-        """Return the kind of its adapters."""
-        return self.work.kind
+    """Of all rows [parts][rows, 2 * width]."""
+    names: list[Matrix]
+    """Of the labels' names [parts][labels, 2 * width], or [parts][0, 2 * width]."""
 
 
 class Tuner:
@@ -77,16 +76,16 @@ class Tuner:
         self._emit = emit
         self._start = start
         whole = [encoder.token_ids(text) for text in rows.texts]
-        longest = min(MAX_TOKENS, encoder.description.max_tokens)
         self._whole = sum(map(len, whole))
-        self._ids = [ids[:longest] for ids in whole]
+        self._ids = [ids[: encoder.description.max_tokens] for ids in whole]
+        self._cut = CUTS[0]
 
     def size(self) -> Size:
         """Return what tuning costs by."""
         read_after = len(self._encoder.invocation) * len(self._ids)
         return Size(
             rows=len(self._ids),
-            tokens=sum(map(len, self._ids)) + read_after,
+            tokens={cut: sum(min(len(ids), cut) for ids in self._ids) + read_after for cut in CUTS},
             whole=self._whole + read_after,
             parameters=self._encoder.description.parameters,
             started=self._start is not None,
@@ -98,6 +97,7 @@ class Tuner:
         A kind whose loss stops being a number is given up with a warning.
         """
         self._folder.mkdir(exist_ok=True)
+        self._cut = scheme.cut
         out = []
         works = list(scheme.works)
         if len(parts.parts) == 1:
@@ -111,25 +111,33 @@ class Tuner:
 
     def _tune(self, work: Work, parts: Split) -> Tuned:
         encoder = self._tunable(work.kind)
-        adapters, features = [], []
+        out = Tuned(work, [], [], [])
         for number, (train, _) in enumerate(parts.parts):
-            self._train(encoder, work.kind, work.plan, train, number)
-            adapters.append(adapter_of(encoder))
-            features.append(self._features(adapters[-1]))
-        return Tuned(work, adapters, features)
+            self._train(encoder, work, work.plan, train, number)
+            self._add(out, adapter_of(encoder))
+        return out
 
-    def whole(self, one: Tuned) -> tuple[Adapter, Matrix] | None:
-        """Return the adapter that a model takes and the features of all rows under it.
+    def _add(self, out: Tuned, adapter: Adapter) -> None:
+        """Note what has been learned, with the features of rows and names under it."""
+        made = self._features(adapter, [*self._rows.texts, *self._rows.names])
+        rows = len(self._rows.texts)
+        out.adapters.append(adapter)
+        out.folds.append(made[:rows])
+        out.names.append(made[rows:])
+
+    def whole(self, one: Tuned) -> tuple[Adapter, Matrix, Matrix] | None:
+        """Return the adapter that a model takes, and the features of all rows and of the labels' names under it.
 
         Where folds were judged that is one tuned on all rows; None where its loss stopped being a number.
         """
         if one.work.again is None:
-            return one.adapters[0], one.folds[0]
-        everything, encoder = np.arange(len(self._ids)), self._tunable(one.kind)
+            return one.adapters[0], one.folds[0], one.names[0]
+        everything, encoder = np.arange(len(self._ids)), self._tunable(one.work.kind)
         try:
-            self._train(encoder, one.kind, one.work.again, everything, len(one.adapters))
-            adapter = adapter_of(encoder)
-            return adapter, self._features(adapter)
+            self._train(encoder, one.work, one.work.again, everything, len(one.adapters))
+            made = Tuned(one.work, [], [], [])
+            self._add(made, adapter_of(encoder))
+            return made.adapters[0], made.folds[0], made.names[0]
         except LossNotFinite as problem:
             self._give_up(one.work, problem)
             return None
@@ -147,16 +155,16 @@ class Tuner:
         for work in works:
             encoder = self._tunable(work.kind)
             try:
-                self._train(encoder, work.kind, work.plan, train, 0, max(1, int(PILOT * work.plan.steps)))
+                self._train(encoder, work, work.plan, train, 0, max(1, int(PILOT * work.plan.steps)))
                 made = self._pilot(adapter_of(encoder), sample, held)
             except LossNotFinite as problem:
                 self._give_up(work, problem)
                 continue
-            said.append(f"{said_of(work.kind)} {mean_accuracy(made):.3f}")
+            said.append(f"{said_of(work)} {mean_accuracy(made):.3f}")
             if least_loss(made) < least_loss(best):
                 best, found = made, [work]
         replace_file(verdict, msgspec.json.encode([work.kind for work in found]))
-        going_on = f"going on with {said_of(found[0].kind)}" if found else "the encoder stays frozen"
+        going_on = f"going on with {said_of(found[0])}" if found else "the encoder stays frozen"
         self._emit(Message(f"After a quarter of the steps, on held-out rows: {', '.join(said)}; {going_on}"))
         return found
 
@@ -172,36 +180,36 @@ class Tuner:
     def _pilot(self, adapter: Adapter | None, train: Places, held: Places) -> HeldOut:
         """Return how held-out rows come out with a head that is fitted on some of the others."""
         places = np.concatenate([train, held])
-        features = self._rows.features[places] if adapter is None else self._features(adapter, places)
+        texts = [self._rows.texts[place] for place in places]
+        features = self._rows.features[places] if adapter is None else self._features(adapter, texts)
         fold = Split([(np.arange(len(train)), np.arange(len(train), len(places)))], "pilot")
         width = features.shape[1] // 2
         targets, labels = self._rows.targets[places], self._rows.labels
-        return hold_out(fold, lambda _: features[:, :width], targets, lambda x, y: fit_head(x, y, labels))
+        return hold_out(fold, lambda _: features[:, :width], targets, lambda _, x, y: fit_head(x, y, labels))
 
     def _train(
-        self, encoder: TunableEncoder, kind: Kind, plan: Plan, train: Places, number: int, until: int | None = None
+        self, encoder: TunableEncoder, work: Work, plan: Plan, train: Places, number: int, until: int | None = None
     ) -> None:
         encoder.reset(self._start)
         width = self._rows.features.shape[1] // 2
         head = fit_head(self._rows.features[train, :width], self._rows.targets[train], self._rows.labels)
         tune(
             encoder,
-            [self._ids[place] for place in train],
+            [self._ids[place][: self._cut] for place in train],
             self._rows.targets[train],
             head,
             plan,
             [self._seed, number],
-            kept=self._folder / f"{kind}-{number}.safetensors",
+            kept=self._folder / f"{work.kind}-{work.plan.steps}-{number}.safetensors",
             emit=self._emit,
             until=until,
         )
 
     def _give_up(self, work: Work, problem: LossNotFinite) -> None:
         about = {"code": "loss_not_finite"}
-        self._emit(Message(f"Tuning {said_of(work.kind)} was given up: {problem}", "warn", about))
+        self._emit(Message(f"Tuning {said_of(work)} was given up: {problem}", "warn", about))
 
-    def _features(self, adapter: Adapter, places: Places | None = None) -> Matrix:
-        texts = self._rows.texts if places is None else [self._rows.texts[place] for place in places]
+    def _features(self, adapter: Adapter, texts: Sequence[str]) -> Matrix:
         made = self._encoder.adapted(adapter).embed_all(texts, self._threads)[0]
         if not np.isfinite(made).all():
             raise LossNotFinite("the tuned encoder's vectors are not finite")
@@ -211,6 +219,6 @@ class Tuner:
         return open_tunable(self._checkpoint, self._encoder, kind)
 
 
-def said_of(kind: Kind) -> str:
-    """Return how events speak of a kind of adapter."""
-    return "its biases" if kind == "biases" else "low-rank"
+def said_of(work: Work) -> str:
+    """Return how events speak of a tuning."""
+    return f"{'its biases' if work.kind == 'biases' else 'low-rank'} in {work.plan.steps} steps"

@@ -63,6 +63,7 @@ class _State(Struct):
     """What stands beside the tensors of an interrupted tuning."""
 
     plan: Plan
+    precision: str
     step: int
     losses: list[float]
 
@@ -82,8 +83,8 @@ def tune(
     """Train the encoder on rows given as token ids; return the loss of each step.
 
     `head` [labels, width] is where the loss's own head starts. `kept` is a file for the state, which is taken up from
-    there where it belongs to the same plan. `until` ends after that many steps, so that a pilot can be judged and go
-    on. Raises LossNotFinite.
+    there where it belongs to the same plan and precision. `until` ends after that many steps, so that a pilot can be
+    judged and go on. Raises LossNotFinite.
     """
     weight = torch.tensor(head.weight, device=encoder.device, requires_grad=True)
     bias = torch.tensor(np.maximum(head.bias, -30.0), device=encoder.device, requires_grad=True)
@@ -94,7 +95,7 @@ def tune(
         ]
     )
     named = {**encoder.trained, "head.weight": weight, "head.bias": bias}
-    losses = _take_up(kept, plan, named, optimiser)
+    losses = _take_up(kept, plan, encoder.precision, named, optimiser)
     end = plan.steps if until is None else min(until, plan.steps)
     saved = told = time.monotonic()
     truth = torch.as_tensor(targets, device=encoder.device)
@@ -110,7 +111,7 @@ def tune(
         now = time.monotonic()
         if kept is not None and (now - saved >= SAVE_SECONDS or step + 1 == end):
             saved = now
-            _keep(kept, plan, named, optimiser, losses)
+            _keep(kept, _State(plan, encoder.precision, step + 1, losses), named, optimiser)
         if emit is not None and now - told >= TELL_SECONDS:
             told = now
             emit(_metrics(step + 1, plan.steps, loss))
@@ -199,18 +200,19 @@ def _contrastive(vectors: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 # --- state ----------------------------------------------------------------------------------------------------------
 
 
-def _keep(path: Path, plan: Plan, named: dict[str, Any], optimiser: torch.optim.AdamW, losses: list[float]) -> None:
+def _keep(path: Path, state: _State, named: dict[str, Any], optimiser: torch.optim.AdamW) -> None:
     tensors = {}
     for name, parameter in named.items():
         tensors[f"value/{name}"] = parameter.detach().cpu().contiguous()
         for moment in MOMENTS:
             tensors[f"{moment}/{name}"] = optimiser.state[parameter][moment].cpu().contiguous()
-    state = msgspec.json.encode(_State(plan, len(losses), losses))
     # One file: the tensors and what they are must never be of two different steps.
-    replace_file(path, save_tensors(tensors, {"state": state.decode()}))
+    replace_file(path, save_tensors(tensors, {"state": msgspec.json.encode(state).decode()}))
 
 
-def _take_up(path: Path | None, plan: Plan, named: dict[str, Any], optimiser: torch.optim.AdamW) -> list[float]:
+def _take_up(
+    path: Path | None, plan: Plan, precision: str, named: dict[str, Any], optimiser: torch.optim.AdamW
+) -> list[float]:
     """Put an interrupted tuning's state in place and return its losses; none where there is nothing to take up."""
     if path is None or not path.exists():
         return []
@@ -221,7 +223,9 @@ def _take_up(path: Path | None, plan: Plan, named: dict[str, Any], optimiser: to
     except (SafetensorError, msgspec.DecodeError, KeyError):
         return []
     shapes = {f"{part}/{name}": one.shape for name, one in named.items() for part in ("value", *MOMENTS)}
-    if state.plan != plan or shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+    if (state.plan, state.precision) != (plan, precision) or shapes != {
+        name: tensor.shape for name, tensor in tensors.items()
+    }:
         return []
     with torch.no_grad():
         for name, parameter in named.items():

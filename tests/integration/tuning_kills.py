@@ -2,7 +2,7 @@
 
 `python tests/integration/tuning_kills.py --kills 10 --seed 7` prints what it found and exits 1 where something is
 wrong. One job is left in peace; another one with the same rows and seed has its training process killed: when tuning
-begins, when the first state of the first fold lies there, when that of the second one does, and then at random moments.
+begins, when the first state of each fold and that of the tuning on all rows lie there, and then at random moments.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,18 @@ class Watched:
         """Return the step that each state lies at."""
         return {path.stem: steps_of(path) for path in sorted(self.folder.glob("[!.]*.safetensors"))}
 
+    def has_begun(self, part: int) -> bool:
+        """Return whether the state of a fold, or of the tuning on all rows after them, lies there."""
+        return any(name.endswith(f"-{part - 1}") for name in self.states())
+
     def kill(self, number: int, moments: random.Random) -> str | None:
         """Kill the training process for the `number`th time and say when; None where the job ended before."""
         looks: list[tuple[str, Callable[[], bool]]] = [
             ("tuning begins", self.folder.is_dir),
-            ("a first state of the first fold", lambda: any(name.endswith("-0") for name in self.states())),
-            ("a first state of the second fold", lambda: any(name.endswith("-1") for name in self.states())),
+            *(
+                (f"a first state of tuning {part} of 4", partial(self.has_begun, part))  # three folds, then all rows
+                for part in range(1, 5)
+            ),
         ]
         wait_for(lambda: self.told("Tuning the encoder") > number or self.ended(), "it tunes again", DEADLINE)
         if number < len(looks):

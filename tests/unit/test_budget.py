@@ -9,7 +9,7 @@ from msgspec import structs
 
 from reflexd.engine.adapters import Adapter
 from reflexd.engine.backbone import EncoderDescription
-from reflexd.engine.budget import FEW_ROWS, FEW_STEPS, LOW_RANK_ROWS, MANY_ROWS, Scheme, Size, kinds_for, scheme
+from reflexd.engine.budget import CUTS, FEW_ROWS, FEW_STEPS, LOW_RANK_ROWS, MANY_ROWS, Scheme, Size, kinds_for, scheme
 from reflexd.engine.encoder import Encoder
 
 BUDGETS = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0, 60.0, 120.0, 300.0, 1_000.0, 10_000.0, 86_400.0)
@@ -22,7 +22,7 @@ def about(encoder: Encoder) -> EncoderDescription:
 
 
 def size(about: EncoderDescription, rows: int, words: int = 14) -> Size:
-    return Size(rows, rows * words, rows * words, about.parameters)
+    return Size(rows, {cut: rows * min(words, cut) for cut in CUTS}, rows * words, about.parameters)
 
 
 def given(about: EncoderDescription, rows: int, budget: float) -> Scheme | None:
@@ -66,10 +66,20 @@ def test_many_rows_are_held_out_once_and_both_kinds_try(about: EncoderDescriptio
     assert found is not None
     assert found.folds == 1
     assert [work.kind for work in found.works] == ["biases", "low_rank"]
-    few, many = given(about, FEW_ROWS, 300.0), given(about, FEW_ROWS + 1, 300.0)
-    assert few is not None
-    assert many is not None
-    assert (len(few.works), len(many.works)) == (1, 2)
+
+
+def test_the_more_seconds_the_more_ways_are_tried(about: EncoderDescription) -> None:
+    def tried(rows: int, budget: float) -> list[tuple[str, bool]]:
+        found = given(about, rows, budget)
+        assert found is not None
+        assert found.folds > 1
+        return [(work.kind, work.plan.steps > found.works[0].plan.steps) for work in found.works]
+
+    assert tried(FEW_ROWS, 10_000.0) == [("low_rank", False)]
+    assert tried(FEW_ROWS + 1, 10_000.0) == [("biases", False), ("low_rank", False), ("low_rank", True)]
+    assert tried(400, 200.0) == [("biases", False), ("low_rank", False)]
+    assert tried(400, 120.0) == [("low_rank", False)]
+    assert tried(400, 90.0) == [("biases", False)]
 
 
 def test_what_an_encoder_cannot_move_is_not_tried(about: EncoderDescription) -> None:
@@ -87,11 +97,22 @@ def test_what_an_encoder_cannot_move_is_not_tried(about: EncoderDescription) -> 
         assert [kinds_for(rows, about, Adapter(kind, {})) for rows in (10, 5_000)] == [[kind], [kind]]
 
 
+def test_long_texts_of_few_rows_are_cut_rather_than_judged_by_a_handful(about: EncoderDescription) -> None:
+    long = size(about, 40, words=2_000)
+    found = {budget: scheme(long, budget, ["low_rank"]) for budget in BUDGETS}
+    cuts = {one.cut for one in found.values() if one is not None}
+    assert cuts > {CUTS[0], CUTS[-1]}, "the more seconds, the more of each text"
+    assert all(one.folds > 1 for one in found.values() if one is not None), "a fifth of 40 rows tells nothing"
+    assert scheme(size(about, 40, words=20), 60.0, ["low_rank"]).cut == CUTS[0], "short ones are read whole"
+
+
+@pytest.mark.parametrize("words", [14, 200, 3_000])
 @pytest.mark.parametrize("rows", ROWS)
 def test_what_is_planned_is_within_the_seconds_and_more_of_them_never_give_less(
-    about: EncoderDescription, rows: int
+    about: EncoderDescription, rows: int, words: int
 ) -> None:
-    plans = [given(about, rows, budget) for budget in BUDGETS]
+    sized = size(about, rows, words)
+    plans = [scheme(sized, budget, kinds_for(rows, about, None)) for budget in BUDGETS]
     for found, budget in zip(plans, BUDGETS, strict=True):
         assert found is None or 0 < found.seconds <= budget
         assert found is None or all(work.plan.steps > 0 for work in found.works)
@@ -104,10 +125,10 @@ def test_what_is_planned_is_within_the_seconds_and_more_of_them_never_give_less(
 
 
 def test_reading_long_texts_again_is_paid_for_too(about: EncoderDescription) -> None:
-    short = Size(600, 600 * 20, 600 * 20, about.parameters)
+    short = size(about, 600, words=20)
     assert scheme(short, 120.0, ["biases"]) is not None
-    assert scheme(Size(600, 600 * 20, 600 * 20_000, about.parameters), 120.0, ["biases"]) is None
+    assert scheme(structs.replace(short, whole=600 * 20_000), 120.0, ["biases"]) is None
 
 
 def test_rows_without_a_token_of_their_own_are_planned_too(about: EncoderDescription) -> None:
-    assert scheme(Size(4, 8, 8, about.parameters), 60.0, ["biases"]) is not None
+    assert scheme(size(about, 4, words=2), 60.0, ["biases"]) is not None

@@ -107,9 +107,7 @@ async def test_a_failed_or_abandoned_transaction_leaves_nothing(opened: Database
         await opened.rows("INSERT INTO tenants (id, name, created_at) VALUES ('c', 'c', 0)")
 
 
-async def test_no_read_returns_ahead_of_the_copies_in_memory(
-    opened: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_read_returns_ahead_of_the_copies_in_memory(opened: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read that sees a commit returns after the copies in memory have followed it, however late the loop hears."""
     execute = opened._writer.execute
     committed, memory = asyncio.Event(), list[int]()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from msgspec import structs
+from transformers import MPNetConfig
 
 from reflexd.engine import budget, trainer, tuning
 from reflexd.engine.adapters import Adapter
@@ -20,8 +21,10 @@ from reflexd.engine.tunable import TunableEncoder
 from reflexd.engine.tuning import LossNotFinite, Plan, adapter_of, tune
 from reflexd.hookspecs import Example
 from reflexd.registry import artifacts
+from reflexd.registry.artifacts import Head
 from reflexd.schemas.worker import Message, Metrics, RunSpec
 from reflexd_plugins.checkpoints import MINILM
+from tests.checkpoints import tiny
 from tests.rows import questions
 from tests.unit.tunings import weights
 
@@ -160,6 +163,33 @@ def test_the_state_of_another_kind_is_not_taken_up(under: Tuning, encoder: Encod
     low_rank = Tuning(TunableEncoder(weights(), MINILM.pooling, "low_rank"), encoder)
     under.run(kept=kept, until=2)
     assert same(low_rank.run(kept=kept, until=2), low_rank.run(until=2))
+
+
+def test_the_state_of_another_precision_is_not_taken_up(
+    under: Tuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "state.safetensors"
+    under.run(kept=kept, until=2)
+    before = kept.read_bytes()
+    monkeypatch.setattr(under.encoder, "precision", "another")
+    assert under.run(kept=kept, until=2)[0] == under.run(until=2)[0]
+    assert kept.read_bytes() != before, "it was begun anew, and is kept as what it is now"
+
+
+def test_an_encoder_of_another_architecture_is_tuned_too(tmp_path: Path) -> None:
+    """MPNet's attention takes other arguments than BERT's; weights without sense are enough to see that it moves."""
+    config = MPNetConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=30_527
+    )
+    folder = tiny(tmp_path / "mpnet", config)
+    ids = [[0, 5 + number, 9, 2] for number in range(8)]
+    targets = np.arange(8) % 2
+    head = Head(np.zeros((2, 32), np.float32), np.zeros(2, np.float32))
+    for kind in ("biases", "low_rank"):
+        encoder = TunableEncoder(folder, "mean", kind)
+        losses = tune(encoder, ids, targets, head, Plan(6, 8, 1e-2, 0.5), [1, 0])
+        assert losses[-1] < losses[0]
+        assert all(np.abs(tensor).max() > 0 for name, tensor in adapter_of(encoder).tensors.items() if "bias" in name)
 
 
 @pytest.mark.parametrize(

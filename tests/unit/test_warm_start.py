@@ -275,11 +275,16 @@ def test_a_row_that_counts_twice_is_a_row_given_twice(warm: bool) -> None:
 
 
 def test_rows_that_are_learned_again_shift_no_label_s_share() -> None:
-    own, again = [0] * 4 + [1] * 2, [0, 0, 2, 2, 2]
-    found = material._shares(np.array(own + again), len(own), 3)
-    assert found is not None
-    assert found.tolist() == [4, 2, 3], "a label without own rows counts as the others do on average"
-    assert material._shares(np.array(own), len(own), 3) is None
+    def shares(own: list[int], again: list[int]) -> list[float]:
+        found = material._shares(np.array(own + again), len(own), 3)
+        assert found is not None
+        return found.tolist()
+
+    four, two = [0] * 4, [1] * 2
+    assert shares(four + two, [0, 0, 1, 2, 2, 2, 2, 2]) == [4, 3, 3], "one without own rows: as the others on average"
+    assert shares(four + two, [0, 0, 2]) == [4, 2, 1], "but no more than it has rows"
+    assert shares([*four, *two, 2], [2] * 5) == [4, 2, 7 / 3], "and one own row makes it no rarer than none does"
+    assert material._shares(np.array(four + two), 6, 3) is None
 
 
 def test_seen_rows_are_always_trained_on() -> None:
