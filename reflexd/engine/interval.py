@@ -5,9 +5,10 @@ Wilson's interval of a proportion is the start. Two things make it too narrow, a
 folds    Where folds were scored their heads share most of their rows. On draws of 16 and 64 rows a label from eight
          train files the cross-validated accuracy lay 1.0 to 1.4 times the binomial standard deviation from that on
          other rows, and Wilson's interval held the latter in 87 to 93 % of draws (Bates, Hastie and Tibshirani, 2023).
-shares   Where most labels have as many rows as each other they were chosen so, and say nothing of how often each label
-         will be met. All shares are then taken for equally likely (a flat Dirichlet distribution), and the accuracy
-         varies with them as far as the labels' recalls differ by more than chance.
+shares   Where most labels have as many rows as each other they were mostly chosen so, and say nothing of how often each
+         label will be met. All shares are then taken for equally likely (a flat Dirichlet distribution), and the
+         accuracy varies with them as far as the labels' recalls differ by more than chance. Labels that are met equally
+         often by nature look the same: their interval is wider than it need be.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from reflexd.engine.heads import Targets
 Z = 1.96
 SPREAD = 1.3
 EVEN = 0.1
-"""Numbers of rows this far below the largest one, or one row, count as equal to it."""
+"""Numbers of rows up to this share below the largest one count as equal to it, but of many rows only twice its root:
+repeats were left out of rows that were chosen evenly, and that is what parts them."""
 
 
 def interval(held: HeldOut, right: NDArray[np.bool_], targets: Targets, labels: int) -> tuple[float, float]:
@@ -39,7 +41,8 @@ def interval(held: HeldOut, right: NDArray[np.bool_], targets: Targets, labels: 
 
 def _made_even(counts: NDArray[np.int64]) -> bool:
     most = counts.max()
-    return bool(np.mean(counts[counts > 0] >= min((1 - EVEN) * most, most - 1)) > 0.5)
+    apart = max(1.0, min(EVEN * most, 2 * np.sqrt(most)))
+    return bool(np.mean(counts[counts > 0] >= most - apart) > 0.5)
 
 
 def _of_other_shares(truth: Targets, right: NDArray[np.bool_], labels: int) -> float:

@@ -1,8 +1,9 @@
 """Decides what a new model takes over from the base that its job names: adapter, rows of labels, replay, what it saw.
 
 The base itself is a copy in the job's run directory (registry/runs.py) and is only read. The head's rows of labels that
-stay are the prior mean of the new ones. Where the base keeps rows, as many of each of its labels are learned again as a
-label of the job has new ones, and no more: all old rows beside a few new ones would drown the new labels.
+stay are offered as the prior mean of the new ones; held-out rows decide whether it is used (recipes.py). Where the base
+keeps rows, as many of each of its labels are learned again as a label of the job has new ones, and no more: all of them
+beside a few new ones would drown the new labels.
 """
 
 from __future__ import annotations

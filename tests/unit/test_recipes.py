@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reflexd.engine.heads import Prior, logits_of
-from reflexd.engine.recipes import both_layers, fit, otherwise_regularised, words_of
+from reflexd.engine.recipes import both_layers, fit, otherwise_regularised, without_base, words_of
 from reflexd.registry.artifacts import HeadRef
 
 LAST, BOTH = HeadRef(), HeadRef(features="last+middle")
@@ -30,6 +30,15 @@ def test_a_head_that_may_not_move_stays_at_the_base_s(recipe: HeadRef) -> None:
     rigid = HeadRef(features=recipe.features, regularisation=1e-9, base=True)
     head = fit(rigid, made, targets, 2, prior=prior)
     np.testing.assert_allclose(head.weight, prior.weight, atol=1e-4)
+
+
+def test_without_the_base_the_rows_alone_decide() -> None:
+    made, targets = features(40, 6)
+    prior = Prior(np.array([[50.0] * 6, [-50.0] * 6]), np.zeros(2))
+    with_base = HeadRef(base=True)
+    alone = fit(without_base(with_base), made, targets, 2, prior=prior)
+    np.testing.assert_array_equal(alone.weight, fit(LAST, made, targets, 2).weight)
+    assert not np.allclose(fit(with_base, made, targets, 2, prior=prior).weight, alone.weight, atol=0.5)
 
 
 def test_the_middle_layer_counts_where_the_recipe_says_so() -> None:

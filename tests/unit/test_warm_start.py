@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from reflexd.engine import material
+from reflexd.engine import material, recipes
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.heads import Prior, fit_head, logits_of
 from reflexd.engine.predictor import Predictor
-from reflexd.engine.trainer import train
+from reflexd.engine.trainer import _Heads, train
 from reflexd.engine.warm_start import identities
 from reflexd.errors import JobFailure
 from reflexd.hookspecs import Example
@@ -285,6 +285,19 @@ def test_rows_that_are_learned_again_shift_no_label_s_share() -> None:
     assert shares(four + two, [0, 0, 2]) == [4, 2, 1], "but no more than it has rows"
     assert shares([*four, *two, 2], [2] * 5) == [4, 2, 7 / 3], "and one own row makes it no rarer than none does"
     assert material._shares(np.array(four + two), 6, 3) is None
+
+
+def test_labels_whose_shares_are_given_count_by_those_and_not_by_their_rows() -> None:
+    """Twelve rows of one label and four of each other weigh as the shares say, in all as much as the rows are many."""
+    vectors, classes = random_rows(3)
+    some = np.concatenate([np.flatnonzero(classes == label)[:rows] for label, rows in enumerate((12, 4, 4))])
+    vectors, classes = vectors[some], classes[some]
+    recipe = artifacts.HeadRef()
+    even = _Heads(["a", "b", "c"], None, np.ones(3)).fitted(recipe, vectors, classes, None)
+    weights = np.array([20 / 36, 20 / 12, 20 / 12])[classes]
+    np.testing.assert_allclose(even.weight, fit_head(recipes.view(recipe, vectors), classes, 3, weights=weights).weight)
+    plain = _Heads(["a", "b", "c"], None, None).fitted(recipe, vectors, classes, None)
+    assert (even.bias - plain.bias)[0] < 0, "the label with most rows is no longer the likeliest"
 
 
 def test_seen_rows_are_always_trained_on() -> None:
