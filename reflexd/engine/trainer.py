@@ -230,9 +230,11 @@ def _choose(
     if not tuned:
         return untuned
     candidates = as_it_is(judged)
+    # However many the rows: tuned features lie far apart already, and often want the other constant.
+    later = steps if otherwise_regularised in steps else [*steps, otherwise_regularised]
     for number, one in enumerate(tuned, 1):
         fitted = heads.fitter(*one.names)
-        candidates += search(number, judged, one.folds.__getitem__, targets, fitted, steps, first)
+        candidates += search(number, judged, one.folds.__getitem__, targets, fitted, later, first)
     winner, said = candidates[choose(candidates)], honest(candidates)
     if winner.encoder == 0:
         _tell_choice(emit, candidates, tuned, winner)
