@@ -112,8 +112,7 @@ class Predict(Section, frozen=True):
     queue: Count = 512
     concurrent_per_key: Count = 128
     batch_bytes: Annotated[int, Meta(ge=1024)] = 8_388_608
-    resident_heads: Count = 10_000
-    resident_merged: Count = 16
+    resident_bytes: Annotated[int, Meta(ge=1_048_576)] = 536_870_912
 
 
 class Backbone(Section, frozen=True):

@@ -27,6 +27,7 @@ from reflexd.engine.encoder import Encoder
 from reflexd.engine.encoders import Encoders
 from reflexd.engine.opening import open_encoder
 from reflexd.engine.predictor import Predictor
+from reflexd.engine.residents import Residents
 from reflexd.errors import CannotStartNow, StartupError, StorageFull
 from reflexd.hookspecs import Executor, ExecutorOptions
 from reflexd.observability import configure_logging
@@ -197,9 +198,8 @@ class Daemon:
     def _build_predictor(self, encoder: Encoder, others: Encoders) -> Predictor:
         given = self._config.predict
         threads = given.threads or os.cpu_count() or 1
-        return Predictor(
-            encoder, self._directory.models, threads, given.resident_heads, given.resident_merged, others.of_model
-        )
+        residents = Residents(encoder, self._directory.models, given.resident_bytes, others.of_model)
+        return Predictor(residents, threads)
 
     def _build_jobs(
         self, store: Store, plugins: PluginManager, backbones: Backbones, predictions: PredictionService

@@ -1,4 +1,6 @@
-"""Decides what a log line looks like: JSON when stderr is no terminal, and never a text, a key or a prompt in it.
+"""Decides what a log line looks like, and which metrics there are: neither holds a text, a key, a name or a prompt.
+
+Log lines are JSON when stderr is no terminal. Metrics are Prometheus's; all of them are declared here.
 
 An exception's message may quote a user's text, so only the messages of our own errors and of the system's are shown; of
 any other exception the type and the places it came through.
@@ -11,11 +13,34 @@ import sqlite3
 import sys
 import traceback
 from collections.abc import MutableMapping
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import structlog
+from prometheus_client import Counter, Gauge, Histogram
 
 from reflexd.errors import JobFailure, ReflexError, StartupError, WorkerDied
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id")
+"""Of the request that is answered; each has a context of its own."""
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+PREDICT_SECONDS = Histogram(
+    "reflexd_predict_seconds",
+    "Seconds of predict requests by stage: wait (for a thread), compute (from the first text to the last)",
+    ["stage"],
+    buckets=_SECONDS,
+)
+PREDICT_TEXTS = Histogram(
+    "reflexd_predict_texts", "Texts in one predict request", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+)
+PREDICT_WAITING = Gauge("reflexd_predict_waiting", "Predict requests that are classified or waiting now")
+PREDICT_REFUSED = Counter("reflexd_predict_refused", "Predict requests answered 429", ["limit"])
+RESIDENT_MODELS = Gauge("reflexd_resident_models", "Classifiers in memory")
+RESIDENT_BYTES = Gauge("reflexd_resident_bytes", "Memory of the classifiers in memory, adapters among them, about")
+MODEL_READS = Counter("reflexd_model_reads", "Classifiers read from the disk because they were not in memory")
+_WAIT, _COMPUTE = PREDICT_SECONDS.labels("wait"), PREDICT_SECONDS.labels("compute")
 
 QUOTABLE = (ReflexError, StartupError, WorkerDied, JobFailure, OSError, sqlite3.Error)
 
@@ -25,6 +50,7 @@ def configure_logging(level: str, form: Literal["auto", "json", "console"]) -> N
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _name_request,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
         _tell_exception,
@@ -53,6 +79,19 @@ def configure_logging(level: str, form: Literal["auto", "json", "console"]) -> N
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.WARNING)
+
+
+def _name_request(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if (request_id := REQUEST_ID.get("")) and "request_id" not in event:
+        event["request_id"] = request_id
+    return event
+
+
+def observe_prediction(texts: int, waited: float, computed: float) -> None:
+    """Count a predict request that was computed, with the seconds of its stages."""
+    PREDICT_TEXTS.observe(texts)
+    _WAIT.observe(waited)
+    _COMPUTE.observe(computed)
 
 
 def _tell_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

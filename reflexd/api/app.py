@@ -16,6 +16,8 @@ from reflexd.api.envelope import Envelope
 from reflexd.api.fine_tuning import FineTuningController
 from reflexd.api.health import healthz, readyz
 from reflexd.api.hosts import AllowedHosts
+from reflexd.api.hot_path import HotPath
+from reflexd.api.metrics import metrics
 from reflexd.api.models import ModelsController
 from reflexd.api.openapi import Described, build_document
 from reflexd.api.predict import ReflexController
@@ -34,6 +36,7 @@ ROUTE_HANDLERS: list[ControllerRouterHandler] = [
     ReflexController,
     healthz,
     readyz,
+    metrics,
 ]
 """All that answers but the public files of api_page.py; tests walk it, so that no new route escapes them."""
 
@@ -75,4 +78,5 @@ def create_app(services: Services, http: Http, described: Described) -> ASGIApp:
         logging_config=None,
     )
     app.register(document_route(build_document(app.routes, described)))
-    return Envelope(app, AllowedHosts(http.host, http.allowed_hosts), http)
+    hosts = AllowedHosts(http.host, http.allowed_hosts)
+    return HotPath(Envelope(app, hosts, http), hosts, services.keys, services.predictions, http.body_timeout_seconds)

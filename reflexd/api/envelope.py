@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,6 +16,7 @@ from reflexd.api.hosts import AllowedHosts
 from reflexd.api.protocol import new_request_id
 from reflexd.config import Http
 from reflexd.errors import RateLimited, ReflexError, RequestAborted, RequestTimeout, UnsupportedEncoding
+from reflexd.observability import REQUEST_ID
 
 SMALL_BYTES = 65_536
 """A body of up to this many bytes is always read, however much else is held."""
@@ -79,11 +80,11 @@ class Envelope:
         try:
             self._hosts.check(scope["headers"])
         except ReflexError as error:
-            await _refuse(error, send_with_id)
+            await send_json(send_with_id, error.status, msgspec.json.encode(error.body()))
             return
+        REQUEST_ID.set(request_id)
         try:
-            with structlog.contextvars.bound_contextvars(request_id=request_id):
-                await self._app(scope, receive_in_time, send_with_id)
+            await self._app(scope, receive_in_time, send_with_id)
         finally:
             self._room += held
             self._held[who] -= held
@@ -91,11 +92,11 @@ class Envelope:
                 del self._held[who]
 
 
-async def _refuse(error: ReflexError, send: Send) -> None:
-    """Answer without the framework, which would look at path, key and body first."""
-    body = msgspec.json.encode(error.body())
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+async def send_json(send: Send, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    """Answer without the framework."""
+    length = b"%d" % len(body)
+    own = [(b"content-type", b"application/json"), (b"content-length", length), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": own})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 

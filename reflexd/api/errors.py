@@ -22,16 +22,21 @@ log = structlog.get_logger(__name__)
 
 def answer(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Turn an exception into the response that its caller gets; what we did not foresee is logged and tells nothing."""
-    known = _known(error)
-    if known is None:
-        log.error("request failed", exc_info=error)
-        known = ReflexError()
+    known = told(error)
     return Response(
         msgspec.json.encode(known.body()),
         status_code=known.status,
         media_type="application/json",
         headers=known.headers | _allow(error),
     )
+
+
+def told(error: Exception) -> ReflexError:
+    """Return what a caller is told of an exception, and log one that we did not foresee."""
+    known = _known(error)
+    if known is None:
+        log.error("request failed", exc_info=error)
+    return known or ReflexError()
 
 
 def _allow(error: Exception) -> dict[str, str]:

@@ -181,7 +181,7 @@ def _success(found: _Found, schema: Schema) -> Schema:
         content["examples"] = _examples(operation.answers)
     else:
         content["example"] = operation.answer
-    answer["content"] = {"application/json": content}
+    answer["content"] = {operation.media: content}
     if operation.stream:
         answer["content"]["text/event-stream"] = {
             "schema": {"$ref": "#/components/schemas/StreamedEvent"},

@@ -76,6 +76,12 @@ BATCH_REQUESTS: dict[str, Any] = {
         ]
     }
 }
+METRICS = """\
+# HELP reflexd_predict_waiting Predict requests that are classified or waiting now
+# TYPE reflexd_predict_waiting gauge
+reflexd_predict_waiting 0.0
+"""
+
 NOT_READY: dict[str, Any] = {
     "status": "unavailable",
     "reasons": {"backbone": "the sentence encoder is being loaded"},

@@ -48,7 +48,7 @@ TAGS = {
     "Jobs": "Training jobs, as in the OpenAI fine-tuning API.",
     "Models": "The trained classifiers of a tenant, and the default Reflexes that all tenants share.",
     "Classification": "Ask one classifier, or many, about one text or many.",
-    "Probes": "What a load balancer or a service manager asks. No key is needed.",
+    "Probes": "What a load balancer, a service manager or Prometheus asks.",
 }
 
 CREATE = "CreateJobRequest"
@@ -74,6 +74,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     """By name: what is said of a parameter of the handler, or a whole parameter that the handler reads by itself."""
     other: dict[str, dict[str, Any]] = {}
     """Answers in another shape than the error's, by status."""
+    media: str = "application/json"
+    """Of the 200."""
 
 
 JOB_ID = {"job_id": {"description": "The id of a job of yours.", "example": examples.JOB_ID}}
@@ -276,4 +278,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         id="readyz", tag="Probes", answer={"status": "ok", "reasons": {}}, other={"503": examples.NOT_READY}
     ),
     ("HEAD", "/readyz"): Operation(id="readyzHead", tag="Probes", other={"503": examples.NOT_READY}),
+    ("GET", "/metrics"): Operation(
+        id="metrics", tag="Probes", answer=examples.METRICS, media="text/plain", errors=PRIVATE
+    ),
 }

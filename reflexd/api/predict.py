@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from litestar import Controller, Request, post
+from litestar import Controller, Request, Response, post
 
 from reflexd.errors import RequestAborted
 from reflexd.schemas.reflex import BatchResults, Prediction, Predictions
@@ -27,17 +27,22 @@ class ReflexController(Controller):
     @post("/predict", status_code=200)
     async def predict(
         self, request: Request[Any, Any, Any], body: bytes, key: Key, predictions: PredictionService
-    ) -> Prediction | Predictions:
+    ) -> Response[Prediction | Predictions]:
         """Classify a text, or several, with one model or with several at once."""
         work = predictions.predict(key, body)
-        return await (work if len(body) < WATCHED_BYTES else _unless_gone(request, work))
+        return _json(await (work if len(body) < WATCHED_BYTES else _unless_gone(request, work)))
 
     @post("/synchronous_predict_batch", status_code=200)
     async def predict_batch(
         self, request: Request[Any, Any, Any], body: bytes, key: Key, predictions: PredictionService
-    ) -> BatchResults:
+    ) -> Response[BatchResults]:
         """Classify many rows, each with its own model or models; what is wrong with a row is told in its place."""
-        return await _unless_gone(request, predictions.predict_batch(key, body))
+        return _json(await _unless_gone(request, predictions.predict_batch(key, body)))
+
+
+def _json(encoded: bytes) -> Response[Any]:
+    """Return an answer that is encoded already."""
+    return Response(encoded, media_type="application/json")
 
 
 async def _unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:

@@ -13,7 +13,8 @@ from http import HTTPStatus
 from typing import cast
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from litestar.types import Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from reflexd.errors import HeadTooLarge, InvalidRequest, ReflexError, RequestTimeout
 
@@ -152,6 +153,26 @@ class Protocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode("ascii") + body)
         self.transport.close()
+
+
+def send_at_once(send: Send, status: int, headers: bytes, body: bytes) -> bool:
+    """Send a whole answer in one write, where nothing about its connection is special; return False where it is.
+
+    `headers` are lines, of which uvicorn's own way would look at each by regular expressions. After a forward, with the
+    caches cold, that way takes .1 ms longer.
+    """
+    cycle = getattr(send, "__self__", None)
+    if not isinstance(cycle, RequestResponseCycle):
+        return False
+    if cycle.response_started or cycle.disconnected or not cycle.keep_alive or cycle.flow.write_paused:
+        return False
+    lines = b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])
+    length = b"content-length: %d\r\n\r\n" % len(body)
+    cycle.response_started = cycle.response_complete = True
+    cycle.transport.write(b"".join((STATUS_LINE[status], lines, headers, length, body)))
+    cycle.message_event.set()
+    cycle.on_response()
+    return True
 
 
 def protocol(head_timeout_seconds: float, write_timeout_seconds: float) -> type[Protocol]:

@@ -11,6 +11,7 @@ text a forward makes it depend on the text alone (training and serving agree to 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,9 @@ from tokenizers import Tokenizer
 from reflexd.engine.adapters import Adapter
 from reflexd.engine.backbone import GRAPH, LINEAR, QUANTISED, TOKENIZER, EncoderDescription, read_description
 from reflexd.errors import StartupError
+
+# One text is spelled in the thread that asks: handing it to another one of the library's own costs a cold wake-up.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 Vector = NDArray[np.float32]
 QUANTISED_LIMIT = 64
@@ -76,6 +80,18 @@ class Encoder:
     def merged(self) -> bool:
         """Return whether this one holds a session, and so the memory of an encoder, for itself alone."""
         return bool(self._replaced)
+
+    @property
+    def spelling(self) -> int:
+        """Return a number that encoders have in common which make the same token ids of a text."""
+        return id(self._tokenizer)
+
+    @property
+    def own_bytes(self) -> int:
+        """Return the memory of what it has beside the encoder that it was adapted from; 0 for an untouched one."""
+        if self._origin is None:
+            return 0
+        return int(self._biases.nbytes) + 2 * sum(int(value.numpy().nbytes) for value in self._replaced)
 
     def adapted(self, adapter: Adapter | None) -> Encoder:
         """Return this encoder as an adapter changes it; itself without one.

@@ -1,5 +1,7 @@
 """Decides how usual a text is for a model: the share of its own rows that lie at least as far from the labels' means.
 
+What is measured here in training is looked up in serving by engine/panel.py.
+
 The distance is Euclidean, to the nearest of the labels' mean vectors. Against texts of other sets and out-of-scope
 texts it told strangers apart as well as the Mahalanobis distance and the nearest rows did, which need a matrix of
 width x width or every row; the head's own confidence did much worse.
@@ -84,14 +86,6 @@ def left_out_distances(vectors: Matrix, targets: Targets, labels: int) -> Distan
         distances = _distances(means, vectors[part])
         out[part] = np.where(members[part], np.maximum(distances, 1e-6) * factor, distances).min(axis=1)
     return out
-
-
-def in_domain(domain: Domain, vector: NDArray[np.float32]) -> float:
-    """Return the share (0 to 1) of the model's rows that lie at least as far from its labels as this text [width]."""
-    nearest = float((domain.squares - 2 * (domain.means @ vector)).min() + vector @ vector)
-    last = len(domain.quantiles) - 1
-    place = np.interp(np.sqrt(max(nearest, 0.0)), domain.quantiles, np.arange(last + 1))
-    return float(1 - place / last)
 
 
 def _distances(means: Matrix, vectors: Matrix) -> Matrix:

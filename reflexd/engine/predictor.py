@@ -1,287 +1,284 @@
 """Decides how texts are classified: one forward a text for each encoder that is asked, then its heads on the features.
 
-Heads on an untouched encoder share its forward. A tuned model's encoder is one of its own to this module, though those
-with bias adapters share a session; a low-rank one has its own session, and only some of these stay in memory.
-
-All calls that share a `turn` together put at most as many texts (or windows of long texts) before the threads as there
-are threads, so that whoever comes meanwhile, with another one, waits for one forward and not for their whole batches.
+Heads on an untouched encoder share its forward. A tuned model's encoder is one of its own to this module, though all
+its kind share a session. A call has at most as many pieces of work waiting as there are threads, and engine/turns.py
+says whose is done next. A text that is asked for twice in a call is read once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
-import numpy as np
 from msgspec import Struct
 
-from reflexd.engine.adapters import read_adapter
-from reflexd.engine.backbone import incompatibility
-from reflexd.engine.calibration import probabilities
 from reflexd.engine.encoder import Encoder, Vector
-from reflexd.engine.in_domain import in_domain
-from reflexd.errors import ContextLengthExceeded, InvalidRequest, ReflexError
-from reflexd.registry import artifacts
-from reflexd.registry.artifacts import DamagedArtifact, Domain, Head, Manifest
-from reflexd.schemas.reflex import Mode
+from reflexd.engine.panel import Alone, Panel, Scores, Stack
+from reflexd.engine.residents import Models, Residents
+from reflexd.engine.turns import Turns
+from reflexd.errors import ContextLengthExceeded, InvalidRequest, ReflexError, Unavailable
 
 MAX_CHUNKED_TOKENS = 65_536
 """Tokens of the longest text that is read in windows."""
 
 T = TypeVar("T")
-Row = tuple[str, Sequence[str]]
-"""A text, and the ids of the models that are to classify it."""
+Row = tuple[str, Models]
+"""A text, and the ids of the models that are to classify it, at least one."""
 
 
-class LoadedHead(Struct, frozen=True):
-    """A classifier in memory, with the encoder whose vectors it reads."""
+class Outcome(Struct):
+    """What came of a call: for each row its scores or why its text cannot be read; and what it took, in seconds."""
 
-    encoder: Encoder
-    head: Head
-    labels: list[str]
-    mode: Mode
-    temperature: float
-    thresholds: list[float]
-    domain: Domain | None
+    rows: list[Scores | ReflexError]
+    waited: float
+    """From the call to the first piece of its work."""
+    computed: float
+    """From then to the last."""
 
 
-class Scores(Struct, frozen=True):
-    """What one classifier says, in the order of `labels`: probabilities, summing to 1 for single_label, and decisions.
-
-    For single_label exactly the likeliest label is selected; for multi_label each one that reaches its threshold.
-    """
-
-    labels: list[str]
-    mode: Mode
-    probabilities: list[float]
-    selected: list[bool]
-    windows: int
-    """How many parts the text was read in."""
-    in_domain: float | None
-    """The share of the model's rows that lie at least as far from its labels; None where it has no domain."""
-
-
-class Answer(Struct):
-    """What came of one text: each of its rows' scores, or why it cannot be read; and when computing began and ended."""
-
-    rows: list[list[Scores]] | ReflexError
-    began: float
-    ended: float
-
-
-class Reading(Struct):
+class _Reading:
     """What one encoder has to read of a text, and the vectors of what it has read."""
 
-    encoder: Encoder
-    windows: list[list[int]]
-    vectors: dict[int, Vector]
+    def __init__(self, encoder: Encoder, ids: list[int]) -> None:
+        self.encoder = encoder
+        self.windows = encoder.windows(ids)
+        self.vectors: list[Vector | None] = [None] * len(self.windows)
 
     def read(self, number: int) -> None:
         """Read one window."""
         self.vectors[number] = self.encoder.forward(self.windows[number])
 
-    def vector(self) -> Vector:
-        """Return the vector of the whole text; every window has been read."""
-        return self.encoder.join(self.windows, [self.vectors[number] for number in range(len(self.windows))])
+    def features(self) -> Vector:
+        """Return the features of the whole text; every window has been read."""
+        return self.encoder.join(self.windows, self.vectors)  # type: ignore[arg-type]
 
 
-class Unread(Struct):
-    """A text that takes several forwards, still to be read; the heads are at hand."""
+class _Text:
+    """A text of a call, the rows that ask about it, and what is still to be read."""
 
-    readings: list[Reading]
-    heads: list[list[LoadedHead]]
-    began: float
+    def __init__(self, text: str, rows: list[tuple[int, Models]]) -> None:
+        self.text = text
+        self.rows = rows
+        self.stacks: list[Stack] = []
+        self.readings: dict[int, _Reading] = {}
+        self.pending: deque[tuple[_Reading, int]] = deque()
+        self.unread = 0
+
+
+class _Call:
+    """A call under way; its pieces of work run in the threads, and the last one concludes it."""
+
+    def __init__(
+        self, given: tuple[Residents, Turns, int], key: str, bulk: bool, chunk: bool, rows: Sequence[Row]
+    ) -> None:
+        self._residents, self._turns, self._threads = given
+        self._put = partial(self._turns.put, key, bulk=bulk)
+        self._chunk = chunk
+        self._lock = threading.Lock()
+        places: dict[str, _Text] = {}
+        for place, (text, models) in enumerate(rows):
+            if (known := places.get(text)) is None:
+                places[text] = _Text(text, [(place, models)])
+            else:
+                known.rows.append((place, models))
+        self._left = len(places)
+        self._texts: Iterator[_Text] = iter(places.values())
+        self._out: list[Any] = [None] * len(rows)
+        self._began = 0.0
+        self._asked = time.perf_counter()
+        self.ended = False
+        self.conclude: Callable[[Outcome | BaseException], None] = lambda _: None
+
+    def start(self) -> None:
+        """Put the first pieces of work; `conclude` is called in a thread, once."""
+        for _ in range(min(self._threads, self._left)):
+            self._put(self._next_text)
+
+    def _next_text(self) -> None:
+        """Begin the next text, and read it if that takes one forward."""
+        if self.ended:
+            return
+        with self._lock:
+            text = next(self._texts, None)
+            self._began = self._began or time.perf_counter()
+        if text is None:
+            return
+        try:
+            problem = self._open(text)
+            if problem is not None:
+                for place, _ in text.rows:
+                    self._out[place] = problem
+                self._after(text)
+            elif text.unread == 1:
+                self._read(text)
+            else:
+                for _ in range(min(self._threads, text.unread)):
+                    self._put(partial(self._next_window, text))
+        except Exception as error:
+            self._fail(error)
+
+    def _open(self, text: _Text) -> ReflexError | None:
+        """Split a text into what its encoders read; return why it cannot be read where that is so."""
+        text.stacks = [self._residents.stack(models) for _, models in text.rows]
+        ids: dict[tuple[int, int], list[int]] = {}  # encoders that are adapted from one share its tokens
+        for encoder in {id(p.encoder): p.encoder for stack in text.stacks for p in stack.panels}.values():
+            longest = MAX_CHUNKED_TOKENS if self._chunk else encoder.description.max_tokens
+            spelled = encoder.spelling, longest
+            if spelled not in ids:
+                try:
+                    found = encoder.token_ids_up_to_limit(text.text, longest)
+                except ValueError:
+                    return InvalidRequest("The text holds nothing that the model can read", param="text")
+                if found is None:
+                    return ContextLengthExceeded(
+                        f"The text has more than the {longest} tokens that fit the model", param="text"
+                    )
+                ids[spelled] = found
+            text.readings[id(encoder)] = _Reading(encoder, ids[spelled])
+        for reading in text.readings.values():
+            text.pending.extend((reading, number) for number in range(len(reading.windows)))
+        text.unread = len(text.pending)
+        return None
+
+    def _next_window(self, text: _Text) -> None:
+        if self.ended:
+            return
+        try:
+            self._read(text)
+        except Exception as error:
+            self._fail(error)
+
+    def _read(self, text: _Text) -> None:
+        """Read the next window of a text; score it when that was the last one, else put a piece for the next."""
+        try:
+            reading, number = text.pending.popleft()
+        except IndexError:  # other threads have taken all that were left
+            return
+        reading.read(number)
+        with self._lock:
+            text.unread -= 1
+            done = not text.unread
+        if done:
+            self._score(text)
+            self._after(text)
+        elif text.pending:
+            self._put(partial(self._next_window, text))
+
+    def _score(self, text: _Text) -> None:
+        features = {number: reading.features() for number, reading in text.readings.items()}
+        scored: dict[Alone | Panel, Scores] = {}  # rows that ask the same of one text share what came of it
+
+        def score(panel: Alone | Panel) -> Scores:
+            if panel not in scored:
+                number = id(panel.encoder)
+                scored[panel] = panel.score(features[number], len(text.readings[number].windows))
+            return scored[panel]
+
+        for (place, _), stack in zip(text.rows, text.stacks, strict=True):
+            self._out[place] = stack.join([score(panel) for panel in stack.panels])
+
+    def _after(self, text: _Text) -> None:
+        """Count a text as done; conclude after the last one, else put a piece for the next."""
+        text.readings.clear()
+        with self._lock:
+            self._left -= 1
+            done, self.ended = not self._left, self.ended or not self._left
+        if done:
+            now = time.perf_counter()
+            self.conclude(Outcome(self._out, self._began - self._asked, now - self._began))
+        else:
+            self._put(self._next_text)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            told, self.ended = self.ended, True
+        if not told:
+            self.conclude(error)
 
 
 class Predictor:
-    """The resident encoders and the heads that were used last; classifies in its own threads, off the event loop."""
+    """Threads that classify with the classifiers in memory, off the event loop."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        models_dir: Path,
-        threads: int,
-        resident_heads: int,
-        resident_merged: int,
-        others: Callable[[Manifest], Encoder] | None = None,
-    ) -> None:
-        """`encoder` is the configured one; `others` finds that of a model which was trained on another one.
-
-        It is called in the threads; engine/encoders.py says what it raises. Without it such models are refused.
-        """
-        self._encoder = encoder
-        self._others = others
-        self._models_dir = models_dir
+    def __init__(self, residents: Residents, threads: int) -> None:
+        self.residents = residents
         self.threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predict")
-        self._heads: OrderedDict[str, LoadedHead] = OrderedDict()
-        self._lock = threading.Lock()
-        self._resident_heads = resident_heads
-        self._resident_merged = resident_merged
+        self._turns = Turns()
+        self._closed = False
+        self._pool = [
+            threading.Thread(target=self._work, name=f"predict-{number}", daemon=True) for number in range(threads)
+        ]
+        for thread in self._pool:
+            thread.start()
 
     async def classify(
-        self, rows: Sequence[Row], *, turn: asyncio.Semaphore | None = None, chunk: bool = False
-    ) -> tuple[list[list[Scores] | ReflexError], float]:
-        """Return, for each row, its models' scores in the order asked; and the wall milliseconds of computing.
+        self,
+        rows: Sequence[Row],
+        conclude: Callable[[Outcome], T],
+        *,
+        key: str = "",
+        bulk: bool = False,
+        chunk: bool = False,
+    ) -> T:
+        """Return what `conclude`, which is called in one of the threads, makes of the rows' outcome.
 
-        `turn` has as many places as there are threads; calls that share one share those (default: one for this call).
-        With `chunk` a text that one forward cannot read is read in windows, up to MAX_CHUNKED_TOKENS. A row whose text
-        cannot be read has the error in its place: ContextLengthExceeded where it is too long, InvalidRequest where
-        there is nothing to read in it. Raises DamagedArtifact for a model whose files do not match their manifest or
-        whose encoder is not here, and Unavailable while that is being prepared.
+        Calls of the same `key` share its turns, and those that are `bulk` give way to those that are not. With `chunk`
+        a text that one forward cannot read is read in windows, up to MAX_CHUNKED_TOKENS. A row whose text cannot be
+        read has the error in its place: ContextLengthExceeded where it is too long, InvalidRequest where there is
+        nothing to read in it. Raises what Residents.stack does and Unavailable once the predictor is closed. When the
+        caller stops waiting, what is left of the work is dropped.
         """
-        places: dict[str, list[int]] = {}
-        for place, (text, _) in enumerate(rows):
-            places.setdefault(text, []).append(place)
-        out: list[list[Scores] | ReflexError] = [[] for _ in rows]
-        spans: list[tuple[float, float]] = []
-        turn = turn or asyncio.Semaphore(self.threads)
+        if not rows:
+            return conclude(Outcome([], 0.0, 0.0))
+        if self._closed:
+            raise Unavailable
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        call = _Call((self.residents, self._turns, self.threads), key, bulk, chunk, rows)
 
-        async def work(queue: Iterator[tuple[str, list[int]]]) -> None:
-            for text, where in queue:
-                answer = await self._answer(text, [rows[place][1] for place in where], chunk, turn)
-                spans.append((answer.began, answer.ended))
-                for number, place in enumerate(where):
-                    out[place] = answer.rows if isinstance(answer.rows, ReflexError) else answer.rows[number]
+        def tell(result: T | None, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)  # type: ignore[arg-type]
 
-        queue = iter(places.items())
-        if len(places) == 1:
-            await work(queue)
-        else:
-            await _all(*(work(queue) for _ in range(min(self.threads, len(places)))))
-        milliseconds = (max(end for _, end in spans) - min(start for start, _ in spans)) * 1e3 if spans else 0.0
-        return out, milliseconds
+        def concluded(outcome: Outcome | BaseException) -> None:
+            result, error = None, None
+            if isinstance(outcome, BaseException):
+                error = outcome
+            else:
+                try:
+                    result = conclude(outcome)
+                except Exception as failed:
+                    error = failed
+            loop.call_soon_threadsafe(tell, result, error)
 
-    async def _answer(
-        self, text: str, model_ids: Sequence[Sequence[str]], chunk: bool, turn: asyncio.Semaphore
-    ) -> Answer:
-        """Read a text once and score it with each of its rows' models; `turn` is held for each step in the threads."""
-
-        async def step(function: Callable[..., T], *given: object) -> T:
-            async with turn:
-                return await asyncio.get_running_loop().run_in_executor(self._pool, function, *given)
-
-        read = await step(self._read, text, model_ids, chunk)
-        if isinstance(read, Answer):
-            return read
-        queue = ((reading, number) for reading in read.readings for number in range(len(reading.windows)))
-
-        async def work() -> None:
-            for reading, number in queue:
-                await step(reading.read, number)
-
-        forwards = sum(len(reading.windows) for reading in read.readings)
-        await _all(*(work() for _ in range(min(self.threads, forwards))))
-        return await step(_scored, read)
-
-    def _read(self, text: str, model_ids: Sequence[Sequence[str]], chunk: bool) -> Answer | Unread:
-        """Score a text that takes one forward; split one that takes more, or refuse it."""
-        heads = [[self._head(model_id) for model_id in ids] for ids in model_ids]
-        began = time.perf_counter()
-        asked = {id(one.encoder): one.encoder for one in itertools.chain.from_iterable(heads)}
-        readings = []
-        for encoder in asked.values() or [self._encoder]:
-            longest = MAX_CHUNKED_TOKENS if chunk else encoder.description.max_tokens
-            try:
-                ids = encoder.token_ids_up_to_limit(text, longest)
-            except ValueError:
-                problem: ReflexError = InvalidRequest("The text holds nothing that the model can read", param="text")
-                return Answer(problem, began, time.perf_counter())
-            if ids is None:
-                problem = ContextLengthExceeded(
-                    f"The text has more than the {longest} tokens that fit the model", param="text"
-                )
-                return Answer(problem, began, time.perf_counter())
-            readings.append(Reading(encoder, encoder.windows(ids), {}))
-        unread = Unread(readings, heads, began)
-        if len(readings) > 1 or len(readings[0].windows) > 1:
-            return unread
-        readings[0].read(0)
-        return _scored(unread)
-
-    def _head(self, model_id: str) -> LoadedHead:
-        with self._lock:
-            if model_id in self._heads:
-                self._heads.move_to_end(model_id)
-                return self._heads[model_id]
-        head, manifest = artifacts.load(self._models_dir, model_id)
-        adapter = read_adapter(self._models_dir, model_id, manifest)
-        encoder = self._encoder_of(manifest)
+        call.conclude = concluded
+        call.start()
         try:
-            encoder = encoder.adapted(adapter)
-        except ValueError as error:
-            raise DamagedArtifact(str(error)) from error
-        loaded = LoadedHead(
-            encoder=encoder,
-            head=head,
-            labels=manifest.labels,
-            mode=manifest.mode,
-            temperature=manifest.calibration.temperature,
-            thresholds=manifest.thresholds,
-            domain=artifacts.load_domain(self._models_dir, model_id, manifest),
-        )
-        with self._lock:
-            self._heads[model_id] = loaded
-            while len(self._heads) > self._resident_heads:
-                self._heads.popitem(last=False)
-            merged = [name for name, one in self._heads.items() if one.encoder.merged]
-            for name in merged[: max(0, len(merged) - self._resident_merged)]:
-                del self._heads[name]
-        return loaded
-
-    def _encoder_of(self, manifest: Manifest) -> Encoder:
-        about = self._encoder.description
-        problem = incompatibility(manifest, about.fingerprint, about.precision)
-        if problem is None:
-            return self._encoder
-        if self._others is None:
-            raise DamagedArtifact(problem)
-        return self._others(manifest)
-
-    def forget(self, model_ids: Sequence[str]) -> None:
-        """Drop the heads of deleted models from memory."""
-        with self._lock:
-            for model_id in model_ids:
-                self._heads.pop(model_id, None)
+            return await future
+        finally:
+            call.ended = True
 
     def close(self) -> None:
-        """End the threads; a forward under way is finished first, and those that wait are dropped."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End the threads; pieces of work under way are finished first, and what waits is dropped."""
+        self._closed = True
+        self._turns.close()
+        for thread in self._pool:
+            thread.join()
 
-
-def _scored(read: Unread) -> Answer:
-    """Score a text whose windows have all been read."""
-    vectors = {id(reading.encoder): (reading.vector(), len(reading.windows)) for reading in read.readings}
-    made: dict[int, Scores] = {}  # rows that ask one model about one text share its scores
-    for loaded in itertools.chain.from_iterable(read.heads):
-        if id(loaded) not in made:
-            made[id(loaded)] = _scores(loaded, *vectors[id(loaded.encoder)])
-    return Answer([[made[id(loaded)] for loaded in row] for row in read.heads], read.began, time.perf_counter())
-
-
-def _scores(loaded: LoadedHead, features: Vector, windows: int) -> Scores:
-    logits = loaded.head.weight @ features[: loaded.head.weight.shape[1]] + loaded.head.bias
-    found = probabilities(logits, loaded.temperature, loaded.mode)
-    if loaded.mode == "single_label":
-        selected = np.arange(len(found)) == found.argmax()
-    else:
-        selected = found >= np.asarray(loaded.thresholds)
-    usual = None if loaded.domain is None else in_domain(loaded.domain, features[: loaded.domain.means.shape[1]])
-    return Scores(loaded.labels, loaded.mode, found.tolist(), selected.tolist(), windows, usual)
-
-
-async def _all(*work: Coroutine[None, None, None]) -> None:
-    """Await all; the first one that fails ends the others, and its error is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for one in work:
-                group.create_task(one)
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
+    def _work(self) -> None:
+        gate = threading.Lock()
+        gate.acquire()
+        while True:
+            piece = self._turns.take(gate)
+            if piece is None:
+                return
+            piece()
+            del piece  # else the last one's models could not be let go while this waits

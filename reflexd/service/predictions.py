@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
-from weakref import WeakValueDictionary
+from typing import NoReturn, TypeVar
 
 import structlog
 from msgspec import UNSET, Struct
 
+from reflexd import observability
 from reflexd.config import Limits
 from reflexd.engine.backbone import BackboneMissing
 from reflexd.engine.dataset import text_problem
-from reflexd.engine.predictor import Predictor, Scores
+from reflexd.engine.panel import Scores
+from reflexd.engine.predictor import Outcome, Predictor, Row
 from reflexd.errors import (
     BodyTooLarge,
     ContextLengthExceeded,
@@ -28,18 +28,9 @@ from reflexd.errors import (
     Unavailable,
 )
 from reflexd.registry.artifacts import DamagedArtifact
-from reflexd.schemas.reflex import (
-    BatchRequest,
-    BatchResult,
-    BatchResults,
-    ClassScore,
-    GivenRow,
-    LongText,
-    Prediction,
-    Predictions,
-    PredictRequest,
-)
+from reflexd.schemas.reflex import BatchRequest, GivenRow, LongText, PredictRequest
 from reflexd.service.decoding import decode, decode_field
+from reflexd.service.rendering import Renderer, Shape, encode
 from reflexd.store.keys import Key
 from reflexd.store.models import ModelVersion
 from reflexd.store.store import Store
@@ -47,12 +38,13 @@ from reflexd.store.store import Store
 BYTES_PER_CHAR = 12
 """A character outside the basic plane can be written as two escapes of six bytes."""
 BYTES_PER_NAME = 1_000
-PLAIN_VALUES = 8
-PER_LABEL = ("classes", "all_scores", "scores", "labels")
-SLICE_VALUES = 20_000
-"""Values after which making an answer lets others have their turn: about 10 ms."""
+BULK_TEXTS = 16
+"""A request for more texts than this gives way to smaller ones."""
+PREPARED_VALUES = 200_000
+"""Values of the answers that stand prepared: some 20 MB."""
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 
 class PredictLimits(Struct, frozen=True, kw_only=True):
@@ -64,27 +56,19 @@ class PredictLimits(Struct, frozen=True, kw_only=True):
     content: Limits
 
 
+class Plan(Struct, frozen=True):
+    """What a list of names means at present, and how its answers are made."""
+
+    versions: list[ModelVersion]
+    ids: tuple[str, ...]
+    renderer: Renderer
+
+
 class Asked(Struct, frozen=True):
-    """One text and the versions to ask about it."""
+    """One text and the models to ask about it."""
 
     text: str
-    versions: list[ModelVersion]
-
-
-class Shape(Struct, frozen=True):
-    """What the predictions of an answer hold."""
-
-    fields: frozenset[str] | None
-    indexed: bool = False
-    windowed: bool = False
-
-    def wants(self, field: str) -> bool:
-        """Whether the caller gets this field."""
-        return self.fields is None or field in self.fields
-
-    def size(self, version: ModelVersion) -> int:
-        """Return how many values a prediction of this model holds, roughly: some, and those of each label."""
-        return PLAIN_VALUES + len(version.labels) * sum(map(self.wants, PER_LABEL))
+    plan: Plan
 
 
 class PredictionService:
@@ -95,12 +79,18 @@ class PredictionService:
         self._limits = limits
         self._waiting: Counter[str] = Counter()
         self._in_flight = 0
-        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._plans: OrderedDict[tuple[str, tuple[str, ...], Shape], Plan] = OrderedDict()
+        self._prepared = 0
+        self._generation = store.models.generation
         self.predictor: Predictor | None = None
         """Set once the encoder is loaded; until then requests are answered 503."""
+        observability.PREDICT_WAITING.set_function(lambda: self._in_flight)
 
-    async def predict(self, key: Key, body: bytes) -> Prediction | Predictions:
-        """Classify texts with models: each with each; raises the contract's errors, naming the field."""
+    async def predict(self, key: Key, body: bytes) -> bytes:
+        """Classify texts with models, each with each, and return the answer as JSON: a Prediction, or Predictions.
+
+        Raises the contract's errors, naming the field.
+        """
         limits = self._limits.content
         if len(body) > BYTES_PER_CHAR * limits.text_chars + limits.models * BYTES_PER_NAME:
             raise BodyTooLarge(f"A text can have {limits.text_chars} characters at most", param="text")
@@ -115,34 +105,37 @@ class PredictionService:
         assert isinstance(texts, list)
         _check_count(names, limits.models, "models")
         _check_count(texts, limits.texts, "texts")
-        places = ["text"] if request.texts is UNSET else [f"texts[{number}]" for number in range(len(texts))]
-        for text, place in zip(texts, places, strict=True):
+        several = request.texts is not UNSET
+        for number, text in enumerate(texts):
             if error := self._text_error(text):
-                raise _at(error, place)
-        versions = [await self._resolve(key, name) for name in names]
-        shape = _shape(request.fields, request.long_text, indexed=request.texts is not UNSET)
-        scores, milliseconds = await self._classify(key, [Asked(t, versions) for t in texts], shape)
-        answers: list[Prediction] = []
-        maker = Maker(shape, milliseconds)
-        for index, found in enumerate(scores):
-            if isinstance(found, ReflexError):
-                raise _at(found, places[index])
-            answers += await maker.predictions(versions, found, index)
-        if request.models is UNSET and request.texts is UNSET:
-            return answers[0]
-        return Predictions(predictions=answers, inference_time_ms=round(milliseconds, 3))
+                raise _at(error, f"texts[{number}]" if several else "text")
+        shape = _shape(request.fields, request.long_text, indexed=several)
+        plan = await self._plan(key, tuple(names), shape)
 
-    async def predict_batch(self, key: Key, body: bytes) -> BatchResults:
-        """Classify rows that name a text and its models each; what is wrong with one row is told in its place.
+        def conclude(found: Sequence[Scores | ReflexError], milliseconds: float) -> bytes:
+            answers = []
+            for index, scores in enumerate(found):
+                if isinstance(scores, ReflexError):
+                    raise _at(scores, f"texts[{index}]" if several else "text")
+                answers.append(plan.renderer.predictions(scores, milliseconds, index))
+            if request.models is UNSET and not several:
+                return answers[0]
+            return _enveloped(b"reflex.predictions", b"predictions", answers, milliseconds)
 
-        A model that is unknown or not ready refuses the whole request.
+        asked = [Asked(text, plan) for text in texts]
+        return await self._classify(key, asked, shape, conclude, bulk=len(texts) > BULK_TEXTS)
+
+    async def predict_batch(self, key: Key, body: bytes) -> bytes:
+        """Classify rows that name a text and its models each, and return BatchResults as JSON.
+
+        What is wrong with one row is told in its place; a model that is unknown or not ready refuses the whole request.
         """
         if len(body) > self._limits.batch_bytes:
             raise BodyTooLarge(f"A batch can have {self._limits.batch_bytes} bytes at most: send it in parts")
         request = decode(body, BatchRequest)
         _check_count(request.requests, self._limits.content.texts, "requests")
+        shape = _shape(request.fields, request.long_text)
         asked: list[Asked | ReflexError] = []
-        known: dict[str, ModelVersion] = {}
         for number, given_row in enumerate(request.requests):
             try:
                 names = _names(given_row)
@@ -150,31 +143,33 @@ class PredictionService:
             except InvalidRequest as error:
                 asked.append(error)
                 continue
-            for name in names:  # before the text is looked at: an unknown model refuses the whole request
-                if name not in known:
-                    known[name] = await self._resolve(key, name, f"requests[{number}].model")
+            # Before the text is looked at: an unknown model refuses the whole request.
+            plan = await self._plan(key, tuple(names), shape, f"requests[{number}].model")
             try:
-                asked.append(Asked(self._text(given_row), [known[name] for name in names]))
+                asked.append(Asked(self._text(given_row), plan))
             except InvalidRequest as error:
                 asked.append(error)
         good = [row for row in asked if isinstance(row, Asked)]
-        shape = _shape(request.fields, request.long_text)
-        scores, milliseconds = await self._classify(key, good, shape)
-        found, maker = iter(scores), Maker(shape, milliseconds)
-        results = []
-        for row_id, given in zip((row.id for row in request.requests), asked, strict=True):
-            outcome = next(found) if isinstance(given, Asked) else given
-            if isinstance(given, Asked) and not isinstance(outcome, ReflexError):
-                answers = await maker.predictions(given.versions, outcome)
-                results.append(BatchResult(id=row_id, predictions=answers))
-            elif isinstance(outcome, ReflexError):
-                results.append(BatchResult(id=row_id, error=outcome.body()["error"]))
-        return BatchResults(results=results, inference_time_ms=round(milliseconds, 3))
+        ids = [encode(row.id) for row in request.requests]
+
+        def conclude(found: Sequence[Scores | ReflexError], milliseconds: float) -> bytes:
+            scored, results = iter(found), []
+            for row_id, given in zip(ids, asked, strict=True):
+                outcome = next(scored) if isinstance(given, Asked) else given
+                if isinstance(given, Asked) and isinstance(outcome, Scores):
+                    name, value = b"predictions", b"[" + given.plan.renderer.predictions(outcome, milliseconds) + b"]"
+                else:
+                    assert isinstance(outcome, ReflexError)
+                    name, value = b"error", encode(outcome.body()["error"])
+                results.append(b'{"id":' + row_id + b',"' + name + b'":' + value + b"}")
+            return _enveloped(b"reflex.batch.results", b"results", results, milliseconds)
+
+        return await self._classify(key, good, shape, conclude, bulk=True)
 
     def forget(self, model_ids: Sequence[str]) -> None:
         """Let go of deleted models."""
         if self.predictor is not None:
-            self.predictor.forget(model_ids)
+            self.predictor.residents.forget(model_ids)
 
     def _text(self, given: GivenRow) -> str:
         """Return the text of a row of a batch; raises InvalidRequest for what is none."""
@@ -193,10 +188,16 @@ class PredictionService:
         return (ContextLengthExceeded if len(text) > longest else InvalidRequest)(problem, param="text")
 
     async def _classify(
-        self, key: Key, rows: Sequence[Asked], shape: Shape
-    ) -> tuple[list[list[Scores] | ReflexError], float]:
-        """Return what came of each row, and the milliseconds that computing took."""
-        held, most = sum(shape.size(v) for row in rows for v in row.versions), self._limits.content.answer_values
+        self,
+        key: Key,
+        rows: Sequence[Asked],
+        shape: Shape,
+        conclude: Callable[[Sequence[Scores | ReflexError], float], T],
+        *,
+        bulk: bool,
+    ) -> T:
+        """Return what `conclude` makes of what came of each row, and of the milliseconds that computing took."""
+        held, most = sum(row.plan.renderer.values for row in rows), self._limits.content.answer_values
         if held > most:
             raise InvalidRequest(
                 f"The answer would hold {held} values; at most {most} are allowed: send it in parts, or ask for less "
@@ -205,18 +206,22 @@ class PredictionService:
         predictor = self.predictor
         if predictor is None:
             raise Unavailable("The sentence encoder is still being loaded: try again in a moment")
-        versions = [version for row in rows for version in row.versions]
+
+        def concluded(outcome: Outcome) -> T:
+            observability.observe_prediction(len(rows), outcome.waited, outcome.computed)
+            return conclude(outcome.rows, outcome.computed * 1e3)
+
+        given: list[Row] = [(row.text, row.plan.ids) for row in rows]
+        generation = self._store.models.generation
         with self._place(key):
             try:
-                found = await predictor.classify(
-                    [(row.text, [version.id for version in row.versions]) for row in rows],
-                    turn=self._turn_of(key),
-                    chunk=shape.windowed,
-                )
+                return await predictor.classify(given, concluded, key=key.id, bulk=bulk, chunk=shape.windowed)
             except DamagedArtifact as error:
-                self._explain(error, versions)
-        self.forget([version.id for version in versions if version.id not in self._store.models])
-        return found
+                self._explain(error, [version for row in rows for version in row.plan.versions])
+            finally:
+                if self._store.models.generation != generation:  # what was deleted meanwhile may have been read again
+                    asked = {model for row in rows for model in row.plan.ids}
+                    self.forget([model for model in asked if model not in self._store.models])
 
     def _explain(self, error: DamagedArtifact, versions: Sequence[ModelVersion]) -> NoReturn:
         if any(version.id not in self._store.models for version in versions):
@@ -226,6 +231,26 @@ class PredictionService:
             raise ModelUnusable(f"This model cannot be used: {error}") from error
         raise ModelUnusable from error
 
+    async def _plan(self, key: Key, names: tuple[str, ...], shape: Shape, param: str = "model") -> Plan:
+        """Return what these names mean now; prepared ones are kept until any model comes or goes."""
+        if self._generation != self._store.models.generation:
+            self._generation, self._prepared = self._store.models.generation, 0
+            self._plans.clear()
+        place = (key.tenant_id, names, shape)
+        if (known := self._plans.get(place)) is not None:
+            self._plans.move_to_end(place)
+            return known
+        generation = self._generation
+        versions = [await self._resolve(key, name, param) for name in names]
+        plan = Plan(versions, tuple(version.id for version in versions), Renderer(versions, shape))
+        # A job that was just created shadows a default Reflex, and is no model yet: such names are looked up each time.
+        if generation == self._store.models.generation == self._generation and not any(v.is_default for v in versions):
+            self._prepared += plan.renderer.values
+            self._plans[place] = plan
+            while self._prepared > PREPARED_VALUES:
+                self._prepared -= self._plans.popitem(last=False)[1].renderer.values
+        return plan
+
     async def _resolve(self, key: Key, name: str, param: str = "model") -> ModelVersion:
         version = await self._store.resolve(key.tenant_id, name)
         if version is None:
@@ -234,19 +259,13 @@ class PredictionService:
             raise ModelNotReady(param=param)
         return version
 
-    def _turn_of(self, key: Key) -> asyncio.Semaphore:
-        """Return what a key's requests share: however many there are, they take each thread once at a time.
-
-        So another key's request waits for one text of theirs, and not for all of them.
-        """
-        assert self.predictor is not None
-        return self._turns.setdefault(key.id, asyncio.Semaphore(self.predictor.threads))
-
     @contextmanager
     def _place(self, key: Key) -> Iterator[None]:
         if self._in_flight >= self._limits.queue:
+            observability.PREDICT_REFUSED.labels("all").inc()
             raise RateLimited("The daemon has as many predictions waiting as it holds: try again in a moment")
         if self._waiting[key.id] >= self._limits.concurrent_per_key:
+            observability.PREDICT_REFUSED.labels("key").inc()
             raise RateLimited("This API key has as many predictions waiting as it may: try again in a moment")
         self._in_flight += 1
         self._waiting[key.id] += 1
@@ -280,58 +299,7 @@ def _shape(fields: Sequence[str] | None, long_text: LongText, *, indexed: bool =
     return Shape(frozenset(fields) if fields else None, indexed, long_text == "chunk")
 
 
-class Maker:
-    """Makes the predictions of one answer, and lets others have their turn between slices of them."""
-
-    def __init__(self, shape: Shape, milliseconds: float) -> None:
-        self._shape = shape
-        self._milliseconds = milliseconds
-        self._made = 0
-
-    async def predictions(
-        self, versions: Sequence[ModelVersion], found: Sequence[Scores], index: int | None = None
-    ) -> list[Prediction]:
-        """Return one text's predictions."""
-        answers = []
-        for version, scores in zip(versions, found, strict=True):
-            answers.append(_answer(version, scores, self._milliseconds, self._shape, index))
-            self._made += self._shape.size(version)
-            if self._made > SLICE_VALUES:
-                self._made = 0
-                await asyncio.sleep(0)
-        return answers
-
-
-def _answer(
-    version: ModelVersion, scores: Scores, milliseconds: float, shape: Shape, index: int | None = None
-) -> Prediction:
-    chosen = [number for number, selected in enumerate(scores.selected) if selected]
-    best = max(chosen, key=scores.probabilities.__getitem__) if chosen else None
-    answer = Prediction()
-    if shape.wants("model"):
-        answer.model = version.name
-    if shape.wants("version"):
-        answer.version = version.version
-    if shape.wants("label"):
-        answer.label = None if best is None else scores.labels[best]
-    if shape.wants("confidence"):
-        answer.confidence = None if best is None else scores.probabilities[best]
-    if shape.wants("mode"):
-        answer.mode = scores.mode
-    if shape.wants("classes"):
-        answer.classes = [*map(ClassScore, scores.labels, scores.probabilities, scores.selected)]
-    if shape.wants("all_scores"):
-        answer.all_scores = scores.probabilities
-    if shape.wants("scores"):
-        answer.scores = dict(zip(scores.labels, scores.probabilities, strict=True))
-    if shape.wants("labels"):
-        answer.labels = scores.labels
-    if shape.wants("in_domain"):
-        answer.in_domain = scores.in_domain
-    if shape.wants("inference_time_ms"):
-        answer.inference_time_ms = round(milliseconds, 3)
-    if shape.indexed and shape.wants("index"):
-        answer.index = index if index is not None else UNSET
-    if shape.windowed and shape.wants("windows"):
-        answer.windows = scores.windows
-    return answer
+def _enveloped(kind: bytes, name: bytes, parts: Sequence[bytes], milliseconds: float) -> bytes:
+    took = encode(round(milliseconds, 3))
+    opening = b'{"object":"' + kind + b'","' + name + b'":['
+    return b"".join((opening, b",".join(parts), b'],"inference_time_ms":', took, b"}"))

@@ -50,6 +50,8 @@ class ModelStore:
         self._by_job: dict[tuple[str, str], ModelVersion] = {}
         self._by_id: dict[str, ModelVersion] = {}
         self._defaults: dict[str, ModelVersion] = {}
+        self.generation = 0
+        """Grows whenever what a name means may have changed."""
 
     async def load(self) -> None:
         """Read every version into memory."""
@@ -59,12 +61,14 @@ class ModelStore:
 
     def add(self, version: ModelVersion) -> None:
         """Let a committed version answer from now on."""
+        self.generation += 1
         self._by_name.setdefault((version.tenant_id, version.name), []).append(version)
         self._by_job[version.tenant_id, version.job_id] = version
         self._by_id[version.id] = version
 
     def forget(self, ids: Sequence[str]) -> None:
         """Stop serving versions whose rows are deleted."""
+        self.generation += 1
         for version in [self._by_id.pop(i) for i in ids if i in self._by_id]:
             del self._by_job[version.tenant_id, version.job_id]
             key = (version.tenant_id, version.name)
@@ -74,6 +78,7 @@ class ModelStore:
 
     def add_default(self, version: ModelVersion, aliases: Sequence[str]) -> None:
         """Let a default Reflex answer to its name and aliases, for every tenant that has no model of that name."""
+        self.generation += 1
         self._by_id[version.id] = version
         for name in (version.name, *aliases):
             self._defaults[name] = version

@@ -39,6 +39,7 @@ from reflexd.store.store import Store
 from reflexd_plugins.checkpoints import MINILM
 from tests.checkpoints import copy_of, smollm2, tiny
 from tests.daemons import shared_cache
+from tests.unit.asking import ask, predicting, said
 
 pytestmark = pytest.mark.anyio
 BILLING = ["Refund me now", "You charged me twice", "Cancel my plan", "Update my card", "A wrong invoice", "Too dear"]
@@ -82,9 +83,8 @@ def tuned(decoder: Decoder, checkpoint: Path) -> tuple[TunableDecoder, Adapter]:
 
 @pytest.fixture
 def predictor(decoder: Decoder, tmp_path: Path) -> Iterator[Predictor]:
-    made = Predictor(decoder, tmp_path, 1, 10, 4)
-    yield made
-    made.close()
+    with predicting(decoder, tmp_path, threads=1) as made:
+        yield made
 
 
 def spec_for(folder: Path, checkpoint: Path, model_id: str, budget: float) -> RunSpec:
@@ -182,7 +182,7 @@ async def test_a_job_tunes_publishes_and_the_classifiers_share_one_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     events: list[Message | Metrics] = []
-    done = train(spec_for(tmp_path, checkpoint, "m", 30), ROWS, ["billing", "bug"], decoder, events.append)
+    done = train(spec_for(tmp_path, checkpoint, "m", 120), ROWS, ["billing", "bug"], decoder, events.append)
     assert (done.precision, done.result["n"]) == ("fp32", 12)
     (plan,) = [event.data for event in events if event.message.startswith("Tuning the encoder")]
     assert (plan["folds"], plan["kinds"]) == (3, ["low_rank"])
@@ -209,9 +209,8 @@ async def test_a_job_tunes_publishes_and_the_classifiers_share_one_reading(
 
     monkeypatch.setattr(decoder._model, "forward", counted)
     text = "My payment was taken two times this month"
-    (answers,), _ = await predictor.classify([(text, ["m", "tuned", "plain"])])
-    assert not isinstance(answers, Exception)
-    assert [one.labels[int(np.argmax(one.probabilities))] for one in answers] == ["billing"] * 3
+    (answers,) = await ask(predictor, [(text, ["m", "tuned", "plain"])])
+    assert [one.best for one in said(answers)] == [0] * 3, "billing"
     prefills = [tokens for tokens in read if tokens != len(decoder.invocation)]
     assert prefills == [len(decoder.token_ids(text))], "the text is read once for all"
 

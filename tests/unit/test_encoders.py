@@ -21,7 +21,8 @@ from reflexd.registry import artifacts
 from reflexd.registry.artifacts import DamagedArtifact, Head, Manifest
 from reflexd_plugins.checkpoints import MINILM
 from tests.daemons import shared_cache
-from tests.unit.test_predictor import LONG, Readings, publish, scores
+from tests.unit.asking import ask, predicting, said
+from tests.unit.test_predictor import LONG, Readings, publish
 from tests.unit.vectors import vector_of
 
 pytestmark = pytest.mark.anyio
@@ -39,9 +40,8 @@ async def predictor(encoder: Encoder, cls_encoder: Encoder, tmp_path: Path) -> A
     topic(tmp_path, "mean", encoder)
     topic(tmp_path, "cls", cls_encoder)
     backbones = Backbones({MINILM.name: MINILM, CLS.name: CLS}, tmp_path / "none", shared_cache())
-    made = Predictor(encoder, tmp_path, 2, 10, 4, Encoders(backbones).of_model)
-    yield made
-    made.close()
+    with predicting(encoder, tmp_path, others=Encoders(backbones).of_model) as made:
+        yield made
 
 
 def expected(encoder: Encoder, text: str) -> list[float]:
@@ -55,15 +55,15 @@ def expected(encoder: Encoder, text: str) -> list[float]:
 async def test_models_of_two_encoders_are_asked_together(
     predictor: Predictor, encoder: Encoder, cls_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await predictor.classify([("warm", ["mean", "cls"])])
-    other = predictor._head("cls").encoder
+    await ask(predictor, [("warm", ["mean", "cls"])])
+    other = predictor.residents.stack(("cls",)).panels[0].encoder
     assert other.description == cls_encoder.description
     first, second = Readings(encoder, monkeypatch), Readings(other, monkeypatch)
     texts = ("The rocket flies", "Send my money back")
     rows = [(texts[0], ["mean", "cls", "mean"]), (texts[1], ["cls"]), (texts[0], ["cls"])]
-    answers, _ = await predictor.classify(rows)
+    answers = await ask(predictor, rows)
     assert (len(first.ids), len(second.ids)) == (1, 2), "one forward a backbone a text"
-    found = [[one.probabilities for one in scores(answer)] for answer in answers]
+    found = [[one.probabilities for one in said(answer)] for answer in answers]
     mean, cls, cls_two = expected(encoder, texts[0]), expected(cls_encoder, texts[0]), expected(cls_encoder, texts[1])
     for given, wanted in zip(found, ([mean, cls, mean], [cls_two], [cls]), strict=True):
         for one, exact in zip(given, wanted, strict=True):
@@ -74,28 +74,26 @@ async def test_models_of_two_encoders_are_asked_together(
 async def test_a_long_text_is_read_in_windows_by_each(
     predictor: Predictor, encoder: Encoder, cls_encoder: Encoder
 ) -> None:
-    ((first, second),) = [
-        scores(answer) for answer in (await predictor.classify([(LONG, ["mean", "cls"])], chunk=True))[0]
-    ]
+    ((first, second),) = [said(answer) for answer in await ask(predictor, [(LONG, ["mean", "cls"])], chunk=True)]
     assert first.windows == second.windows == encoder.embed(LONG)[2] > 1
     assert first.probabilities == pytest.approx(expected(encoder, LONG), abs=1e-5)
     assert second.probabilities == pytest.approx(expected(cls_encoder, LONG), abs=1e-5)
-    refused, fine = (await predictor.classify([(LONG, ["cls", "mean"]), ("short", ["cls"])]))[0]
+    refused, fine = await ask(predictor, [(LONG, ["cls", "mean"]), ("short", ["cls"])])
     assert isinstance(refused, ContextLengthExceeded)
-    assert scores(fine)
+    assert said(fine)
 
 
 async def test_an_encoder_goes_with_the_last_head_that_needs_it(predictor: Predictor) -> None:
-    await predictor.classify([("x", ["mean", "cls"])])
-    others = predictor._others.__self__._loaded  # type: ignore[union-attr]
+    await ask(predictor, [("x", ["mean", "cls"])])
+    others = predictor.residents._others.__self__._loaded  # type: ignore[union-attr]
     assert len(others) == 1
-    predictor.forget(["mean"])
+    predictor.residents.forget(["mean"])
     gc.collect()
     assert len(others) == 1
-    predictor.forget(["cls"])
+    predictor.residents.forget(["cls"])
     gc.collect()
     assert len(others) == 0
-    assert scores((await predictor.classify([("x", ["cls"])]))[0][0])
+    assert said((await ask(predictor, [("x", ["cls"])]))[0])
 
 
 def change(folder: Path, model_id: str, **backbone_fields: object) -> Manifest:
@@ -109,11 +107,11 @@ def change(folder: Path, model_id: str, **backbone_fields: object) -> Manifest:
 async def test_an_encoder_that_is_not_here_is_named(predictor: Predictor, tmp_path: Path) -> None:
     change(tmp_path, "cls", fingerprint="0" * 64, name="gone-encoder")
     with pytest.raises(backbone.BackboneMissing, match=r"gone-encoder.*reflexd backbones add"):
-        await predictor.classify([("x", ["mean", "cls"])])
+        await ask(predictor, [("x", ["mean", "cls"])])
     change(tmp_path, "cls", precision="../../elsewhere")
     with pytest.raises(DamagedArtifact, match="trained in"):
-        await predictor.classify([("x", ["cls"])])
-    assert scores((await predictor.classify([("x", ["mean"])]))[0][0]), "the others go on"
+        await ask(predictor, [("x", ["cls"])])
+    assert said((await ask(predictor, [("x", ["mean"])]))[0]), "the others go on"
 
 
 async def until_not(refusal: type[Exception], look: Callable[[], Encoder]) -> Encoder:

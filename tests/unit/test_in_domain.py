@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
 from reflexd.engine.encoder import Encoder
-from reflexd.engine.in_domain import LEAST_ROWS, METHOD, fit_domain, in_domain, label_means, left_out_distances
-from reflexd.engine.predictor import Predictor
+from reflexd.engine.in_domain import LEAST_ROWS, METHOD, fit_domain, label_means, left_out_distances
+from reflexd.engine.panel import Alone, LoadedHead
 from reflexd.engine.trainer import train
 from reflexd.hookspecs import Example
 from reflexd.registry import artifacts
-from reflexd.registry.artifacts import DamagedArtifact
+from reflexd.registry.artifacts import DamagedArtifact, Domain, Head
 from tests.rows import TICKETS
+from tests.unit.asking import ask, predicting, said
 from tests.unit.test_engine import spec_for
 
 ROWS = [Example(row["text"], row["label"]) for row in TICKETS]
@@ -43,17 +46,30 @@ def test_a_row_is_left_out_of_the_means_that_it_is_measured_by(several: bool) ->
         assert found[row] == pytest.approx(np.linalg.norm(means - vectors[row], axis=1).min(), abs=1e-3)
 
 
+def share_of(domain: Domain, vector: np.ndarray) -> float:
+    """Return what a head with this domain says of a text with this vector."""
+    nothing: Any = SimpleNamespace(own_bytes=0)
+    head = Head(np.zeros((2, vector.size), np.float32), np.zeros(2, np.float32))
+    (share,) = Alone(LoadedHead(nothing, head, "single_label", 1.0, [], domain)).score(vector, 1).in_domain
+    assert share is not None
+    return share
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
 def test_usual_texts_have_evenly_spread_shares_and_strange_ones_none() -> None:
     vectors, truth = cloud(600, 0)
-    domain = fit_domain(vectors, truth, 3)
+    domain = fit_domain(unit(vectors), truth, 3)
     assert domain is not None
-    others, _ = cloud(2_000, 1)
-    shares = np.array([in_domain(domain, vector) for vector in others])
+    others = unit(cloud(2_000, 1)[0])
+    shares = np.array([share_of(domain, vector) for vector in others])
     assert [np.mean(shares < share) for share in (0.05, 0.25, 0.5, 0.9)] == pytest.approx(
         [0.05, 0.25, 0.5, 0.9], abs=0.05
     )
-    assert in_domain(domain, np.full(8, 9, np.float32)) == 0
-    assert in_domain(domain, domain.means[0]) == 1
+    assert share_of(domain, unit(-domain.means[0])) == 0
+    assert share_of(domain, unit(domain.means[0])) == 1
 
 
 def test_few_rows_make_no_domain() -> None:
@@ -88,9 +104,6 @@ def test_a_damaged_domain_is_not_served(encoder: Encoder, tmp_path: Path) -> Non
 
 
 def shares(encoder: Encoder, folder: Path, texts: list[str]) -> list[float | None]:
-    predictor = Predictor(encoder, folder, 1, 10, 4)
-    try:
-        answers, _ = asyncio.run(predictor.classify([(text, ["m"]) for text in texts]))
-    finally:
-        predictor.close()
-    return [scores.in_domain for answer in answers for scores in answer]  # type: ignore[union-attr]
+    with predicting(encoder, folder, threads=1) as predictor:
+        answers = asyncio.run(ask(predictor, [(text, ["m"]) for text in texts]))
+    return [one.in_domain for answer in answers for one in said(answer)]

@@ -17,7 +17,6 @@ from reflexd.engine import calibration, dataset
 from reflexd.engine.dataset import BadRow
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.heads import REGULARISATION, fit_head
-from reflexd.engine.predictor import Predictor
 from reflexd.engine.prepare import prepare
 from reflexd.engine.trainer import train
 from reflexd.errors import JobFailure
@@ -27,6 +26,7 @@ from reflexd.registry.artifacts import HeadRef
 from reflexd.schemas.reflex import Mode
 from reflexd.schemas.worker import Message, Metrics, Prepared, RunSpec
 from reflexd_plugins.inline import InlineRows
+from tests.unit.asking import ask, predicting, said
 from tests.unit.held import held_out, hold_out
 
 REFUND = [
@@ -141,10 +141,9 @@ def test_training_serves_sets(encoder: Encoder, tmp_path: Path) -> None:
 
 
 def classify(encoder: Encoder, folder: Path, texts: list[str]) -> list[tuple[list[float], list[bool]]]:
-    predictor = Predictor(encoder, folder, 2, 10, 4)
-    answers, _ = asyncio.run(predictor.classify([(text, ["m"]) for text in texts]))
-    predictor.close()
-    return [(scores.probabilities, scores.selected) for answer in answers for scores in answer]  # type: ignore[union-attr]
+    with predicting(encoder, folder) as predictor:
+        answers = asyncio.run(ask(predictor, [(text, ["m"]) for text in texts]))
+    return [(one.probabilities, one.selected) for answer in answers for one in said(answer)]
 
 
 def random_rows(rows: int, labels: int) -> tuple[np.ndarray, np.ndarray]:

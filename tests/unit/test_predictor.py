@@ -11,11 +11,12 @@ import pytest
 
 from reflexd.engine.backbone import STACK
 from reflexd.engine.encoder import PROBE_CHARS, Encoder, Vector
-from reflexd.engine.predictor import MAX_CHUNKED_TOKENS, Predictor, Scores
+from reflexd.engine.predictor import MAX_CHUNKED_TOKENS, Predictor
 from reflexd.errors import ContextLengthExceeded, InvalidRequest, ReflexError
 from reflexd.registry import artifacts
 from reflexd.registry.artifacts import BackboneRef, Calibration, DamagedArtifact, Head, Manifest
 from reflexd.schemas.reflex import Mode
+from tests.unit.asking import ask, outcome_of, predicting, said
 from tests.unit.vectors import vector_of
 
 pytestmark = pytest.mark.anyio
@@ -48,9 +49,8 @@ async def predictor(encoder: Encoder, tmp_path: Path) -> AsyncIterator[Predictor
     publish(tmp_path, "refund", Head(np.stack([refund, -refund]), np.zeros(2, np.float32)), encoder)
     several = Head(np.stack([rocket, refund, day]), np.full(3, -0.3, np.float32))
     publish(tmp_path, "several", several, encoder, "multi_label")
-    made = Predictor(encoder, tmp_path, 2, 10, 4)
-    yield made
-    made.close()
+    with predicting(encoder, tmp_path) as made:
+        yield made
 
 
 class Readings:
@@ -73,14 +73,9 @@ class Readings:
         monkeypatch.setattr(encoder, "forward", recorded)
 
 
-def scores(answer: list[Scores] | ReflexError) -> list[Scores]:
-    assert isinstance(answer, list), answer
-    return answer
-
-
 async def test_one_text_and_many_models(predictor: Predictor, encoder: Encoder) -> None:
-    (answer,), milliseconds = await predictor.classify([("A rocket flies", ["topic", "refund", "several"])])
-    topic, refund, several = scores(answer)
+    (answer,) = await ask(predictor, [("A rocket flies", ["topic", "refund", "several"])])
+    topic, refund, several = said(answer)
     vector = vector_of(encoder, "A rocket flies").astype(np.float64)
     exact = np.exp(np.array([vector_of(encoder, t) @ vector for t in ("a rocket", "a refund", "a sunny day")]) / 0.5)
     assert topic.probabilities == pytest.approx(exact / exact.sum(), abs=1e-5)
@@ -90,35 +85,40 @@ async def test_one_text_and_many_models(predictor: Predictor, encoder: Encoder) 
     assert several.selected == [p >= t for p, t in zip(several.probabilities, [0.5, 0.9, 0.1], strict=True)]
     assert several.selected[0]
     assert several.selected[2]
-    assert (topic.mode, several.mode, topic.windows) == ("single_label", "multi_label", 1)
-    assert 0 < milliseconds < 60_000
+    assert (topic.best, several.best, topic.windows) == (0, 0, 1)
+    outcome = await outcome_of(predictor, [("A rocket flies", ["topic"])])
+    assert 0 <= outcome.waited < 60
+    assert 0 < outcome.computed < 60
 
 
 async def test_exactly_one_label_is_selected_where_two_are_equal(
     predictor: Predictor, encoder: Encoder, tmp_path: Path
 ) -> None:
     publish(tmp_path, "even", Head(np.zeros((3, 384), np.float32), np.zeros(3, np.float32)), encoder)
-    (answer,), _ = await predictor.classify([("x", ["even"])])
-    assert scores(answer)[0].selected == [True, False, False]
+    (answer,) = await ask(predictor, [("x", ["even"])])
+    assert said(answer)[0].selected == [True, False, False]
 
 
 async def test_each_row_has_its_models_and_each_text_is_read_once(
     predictor: Predictor, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = {text: (await predictor.classify([(text, ["topic"])]))[0][0] for text in ("one", "two", "three")}
+    alone = {text: (await ask(predictor, [(text, ["topic"])]))[0] for text in ("one", "two", "three")}
     readings = Readings(encoder, monkeypatch)
-    rows = [("one", ["topic"]), ("two", ["refund", "topic"]), ("one", ["refund"]), ("three", []), ("one", ["topic"])]
-    answers, _ = await predictor.classify(rows)
-    assert [[len(found.labels) for found in scores(answer)] for answer in answers] == [[3], [2, 3], [2], [], [3]]
+    several = [("one", ["refund"]), ("three", ["several"]), ("one", ["topic"])]
+    rows = [("one", ["topic"]), ("two", ["refund", "topic"]), *several]
+    answers = await ask(predictor, rows)
+    assert [[len(found.selected) for found in said(answer)] for answer in answers] == [[3], [2, 3], [2], [3], [3]]
     assert answers[0] == answers[4] == alone["one"]
-    assert scores(answers[1])[1] == scores(alone["two"])[0]
+    beside, by_itself = said(answers[1])[1], said(alone["two"])[0]
+    assert beside.probabilities == pytest.approx(by_itself.probabilities, abs=1e-6)
+    assert beside.selected == by_itself.selected
     assert len(readings.ids) == 3
-    assert await predictor.classify([]) == ([], 0.0)
+    assert await ask(predictor, []) == []
 
 
 async def test_a_text_that_cannot_be_read_costs_only_its_own_row(predictor: Predictor) -> None:
     rows = [("good", ["topic"]), (LONG, ["topic"]), ("\u200b", ["topic"]), ("good too", ["topic"])]
-    answers, _ = await predictor.classify(rows)
+    answers = await ask(predictor, rows)
     assert [type(answer) for answer in answers] == [list, ContextLengthExceeded, InvalidRequest, list]
     for answer in answers[1:3]:
         assert isinstance(answer, ReflexError)
@@ -132,24 +132,24 @@ async def test_a_damaged_model_refuses_the_whole_call_and_ends_it(
     readings = Readings(encoder, monkeypatch)
     rows = [("first", ["no-such-model"]), *((f"text {number}", ["topic"]) for number in range(50))]
     with pytest.raises(DamagedArtifact):
-        await predictor.classify(rows)
+        await ask(predictor, rows)
     assert len(readings.ids) < 10
-    (answer,), _ = await predictor.classify([("later", ["topic"])])
-    assert scores(answer)
+    (answer,) = await ask(predictor, [("later", ["topic"])])
+    assert said(answer)
 
 
 async def test_a_lone_request_does_not_wait_for_a_batch(
     predictor: Predictor, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readings = Readings(encoder, monkeypatch)
-    batch = asyncio.create_task(predictor.classify([(f"text number {n}", ["topic"]) for n in range(300)]))
+    batch = asyncio.create_task(ask(predictor, [(f"text number {n}", ["topic"]) for n in range(300)]))
     while len(readings.ids) < 20:
         await asyncio.sleep(0)
     before = len(readings.ids)
-    await predictor.classify([("the lone one", ["topic"])])
+    await ask(predictor, [("the lone one", ["topic"])])
     assert readings.ids.index(tuple(encoder.token_ids("the lone one"))) - before <= 4
     assert not batch.done()
-    answers, _ = await batch
+    answers = await batch
     assert len(answers) == 300
     assert readings.most_at_once <= 2
 
@@ -160,10 +160,10 @@ async def test_a_long_text_is_read_in_windows_as_in_training(
     features, _, windows = encoder.embed(LONG)
     vector = features[: encoder.description.width]
     readings = Readings(encoder, monkeypatch)
-    long, short = (await predictor.classify([(LONG, ["refund"]), ("short", ["refund"])], chunk=True))[0]
-    found = scores(long)[0]
+    long, short = await ask(predictor, [(LONG, ["refund"]), ("short", ["refund"])], chunk=True)
+    found = said(long)[0]
     assert found.windows == windows == len(readings.ids) - 1
-    assert scores(short)[0].windows == 1
+    assert said(short)[0].windows == 1
     refund = vector_of(encoder, "a refund").astype(np.float64)
     assert found.probabilities[0] == pytest.approx(1 / (1 + np.exp(-4 * float(refund @ vector))), abs=1e-5)
 
@@ -180,7 +180,7 @@ async def test_what_is_too_long_even_for_windows_is_told_without_reading_it(
         return whole(text)
 
     monkeypatch.setattr(encoder, "token_ids", recorded)
-    answers, _ = await predictor.classify([("中" * 400_000, ["topic"]), (HIDDEN, ["topic"])], chunk=True)
+    answers = await ask(predictor, [("中" * 400_000, ["topic"]), (HIDDEN, ["topic"])], chunk=True)
     for answer in answers:
         assert isinstance(answer, ContextLengthExceeded)
         assert str(MAX_CHUNKED_TOKENS) in answer.message
@@ -201,14 +201,15 @@ async def test_a_text_of_just_the_most_tokens_is_read_whole(encoder: Encoder) ->
     assert encoder.token_ids_up_to_limit(words + "word", MAX_CHUNKED_TOKENS) is None
 
 
-async def test_heads_beyond_the_resident_ones_are_read_again(
+async def test_heads_beyond_the_resident_bytes_are_read_again(
     encoder: Encoder, predictor: Predictor, tmp_path: Path
 ) -> None:
-    small = Predictor(encoder, tmp_path, 1, 1, 4)
-    for _ in range(2):
-        answers, _ = await small.classify([("x", ["topic", "refund"]), ("y", ["several"])])
-        assert [len(scores(answer)) for answer in answers] == [2, 1]
-    assert len(small._heads) == 1
-    small.forget(["several"])
-    assert not small._heads
-    small.close()
+    with predicting(encoder, tmp_path, threads=1, most_bytes=12_000) as small:
+        for _ in range(2):
+            answers = await ask(small, [("x", ["topic", "refund"]), ("y", ["several"])])
+            assert [len(said(answer)) for answer in answers] == [2, 1]
+            assert len(small.residents._heads) == 1, "some kB each"
+            assert 0 < small.residents._bytes <= 12_000
+        small.residents.forget(["several"])
+        assert not small.residents._heads
+        assert small.residents._bytes == 0
