@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -89,28 +90,42 @@ class Appliance:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         self._folder = tempfile.TemporaryDirectory(prefix="reflexd-benchmark-")
         root = Path(self._folder.name)
+        self.data_dir = root / "data"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command = [sys.executable, "-m", "reflexd", "serve", "--data-dir", str(root / "data"), "--port", str(self.port)]
+        self._start()
+        self.key = (self.data_dir / "initial-api-key").read_text().strip()
+        return self
+
+    def _start(self) -> None:
+        root = self.data_dir.parent
+        command = [sys.executable, "-m", "reflexd", "serve", "--data-dir", str(self.data_dir), "--port", str(self.port)]
         with (root / "log").open("wb") as log:
             self._process = subprocess.Popen(command, stderr=log, stdout=log, env=self._env, cwd=root)
         try:
             self._await_ready(root)
-            self.key = (root / "data" / "initial-api-key").read_text().strip()
         except BaseException:
             self.__exit__(None, None, None)
             raise
-        return self
+
+    def change(self, work: Callable[[Path], None]) -> None:
+        """Stop the daemon, do something with its data directory, and start it again."""
+        self._stop()
+        work(self.data_dir)
+        self._start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop()
+        self._folder.cleanup()
+
+    def _stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._folder.cleanup()
 
     def connect(self) -> Connection:
         """Return a new connection with the daemon's first key."""

@@ -26,6 +26,8 @@ from reflexd.registry.artifacts import ADAPTER, ADAPTER_CONFIG, AdapterRef, Dama
 
 Kind = Literal["biases", "low_rank"]
 Half = NDArray[np.float16]
+DOWN, UP = "down", "up"
+"""What the graph calls the two halves of a layer's change, after its name and a dot."""
 PEFT_PREFIX = "base_model.model."
 
 
@@ -61,11 +63,13 @@ class Adapter(Struct, frozen=True):
         tail = ".lora_A.weight"
         return [name.removesuffix(tail) for name in self.tensors if name.endswith(tail)]
 
-    def weight_change(self, layer: str) -> NDArray[np.float32]:
-        """Return what is added to the weight [out, in] of a linear layer; raises KeyError where a half is missing."""
+    def halves(self, layer: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what a linear layer's input is multiplied with, [in, rank] and then [rank, out].
+
+        Raises KeyError where a half is missing.
+        """
         down, up = self.tensors[f"{layer}.lora_A.weight"], self.tensors[f"{layer}.lora_B.weight"]
-        change: NDArray[np.float32] = up.astype(np.float32) @ down.astype(np.float32)
-        return change
+        return np.ascontiguousarray(down.T, np.float32), np.ascontiguousarray(up.T, np.float32)
 
 
 class _Config(Struct):

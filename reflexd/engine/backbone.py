@@ -21,15 +21,14 @@ from reflexd.hookspecs import Checkpoint
 from reflexd.registry.artifacts import DamagedArtifact, Manifest
 from reflexd.registry.files import sha256_file
 
-STACK = 2
+STACK = 3
 """Version of the training stack: a head of another stack is not comparable and never mixed in."""
 
 GRAPH = "model.onnx"
 TOKENIZER = "tokenizer.json"
-LINEAR = "linear.safetensors"
+LOW_RANK_GRAPH = "low_rank.onnx"
+BIASES = "biases.safetensors"
 DESCRIPTION = "encoder.json"
-QUANTISED = "_quantized"
-"""What the quantiser puts after an int8 weight's name."""
 
 PRECISIONS = ("int8", "fp32", "bf16")
 """A manifest's precision becomes a part of a path, so it is held against these."""
@@ -54,8 +53,8 @@ class EncoderDescription(Struct, frozen=True, kw_only=True):
     pooling: str
     biases: dict[str, int]
     """Name and size of each bias of the graph's input `biases`, in order."""
-    weights: dict[str, str]
-    """The graph's name for each linear layer's weight; ends in QUANTISED where it is int8."""
+    weights: dict[str, list[int]]
+    """Name and shape [out, in] of each linear layer's weight that an adapter can change."""
     parameters: int
     """Numbers in all these weights: what a token's forward costs by."""
     files: dict[str, str]

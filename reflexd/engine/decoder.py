@@ -90,9 +90,9 @@ class Decoder(Encoder):
             layer.register_forward_hook(partial(_changed, name))
 
     @property
-    def merged(self) -> bool:
-        """Return whether this one holds an adapter of some megabytes for itself alone."""
-        return bool(self._changes)
+    def own_bytes(self) -> int:
+        """Return the memory of its adapter."""
+        return sum(half.nbytes for halves in self._changes.values() for half in halves)
 
     def adapted(self, adapter: Adapter | None) -> Decoder:
         """Return this decoder with an adapter that the invocation activates; itself without one.

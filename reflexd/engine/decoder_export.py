@@ -49,7 +49,7 @@ def export_decoder(spec: ExportSpec, source: Path, target: Path) -> None:
             max_tokens=readable_tokens(model) - ROOM,
             pooling=spec.pooling,
             biases={},
-            weights={f"{name}.weight": f"{name}.weight" for name in linear},
+            weights={f"{name}.weight": list(layer.weight.shape) for name, layer in linear.items()},
             parameters=sum(layer.weight.numel() for layer in linear.values()),
             files={name: sha256_file(temporary / name) for name in FILES},
         )

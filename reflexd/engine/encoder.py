@@ -1,8 +1,8 @@
 """Decides how a text becomes features: one forward a text, in ONNX Runtime, the same in training and in serving.
 
 A text's features [2 * width] are two unit vectors side by side: the encoder's last layer, which is what "the vector"
-means everywhere, and its middle one. An adapted encoder is the same object with other biases (one session serves all)
-or, for a low-rank adapter, with a session of its own whose weights have the change merged in.
+means everywhere, and its middle one. An adapted encoder is the same object with other inputs of the graph: one session
+serves all bias adapters, and a second one, opened when the first is asked for, all low-rank ones.
 
 Dynamic int8 takes its activation scales over the whole batch, so a text's vector would depend on its neighbours. One
 text a forward makes it depend on the text alone (training and serving agree to the bit), and needs no padding.
@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -22,16 +25,15 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from reflexd.engine.adapters import Adapter
-from reflexd.engine.backbone import GRAPH, LINEAR, QUANTISED, TOKENIZER, EncoderDescription, read_description
+from reflexd.engine.adapters import DOWN, UP, Adapter
+from reflexd.engine.backbone import BIASES, GRAPH, LOW_RANK_GRAPH, TOKENIZER, EncoderDescription, read_description
 from reflexd.errors import StartupError
 
 # One text is spelled in the thread that asks: handing it to another one of the library's own costs a cold wake-up.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+T = TypeVar("T")
 Vector = NDArray[np.float32]
-QUANTISED_LIMIT = 64
-"""int8 weights keep 7 bits (engine/quantisation.py)."""
 PROBE_CHARS = 32_768
 """A text's beginning of this many characters, then of four times as many, tells whether the whole is too long."""
 
@@ -58,28 +60,12 @@ class Encoder:
         self._load()
 
     def _load(self) -> None:
-        with safe_open(self._folder / LINEAR, framework="numpy") as linear:
-            own = [linear.get_tensor(name) for name in self.description.biases]
+        with safe_open(self._folder / BIASES, framework="numpy") as held:
+            own = [held.get_tensor(name) for name in self.description.biases]
         self._biases: Vector = np.concatenate(own) if own else np.zeros(0, np.float32)
-        self._replaced: list[onnxruntime.OrtValue] = []
-        self._session = self._open({})
-
-    def _open(self, replaced: dict[str, NDArray[np.generic]]) -> onnxruntime.InferenceSession:
-        """Return a session of the graph, with the named initializers replaced."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in replaced.items()}
-        for name, value in values.items():
-            options.add_initializer(name, value)
-        self._replaced = list(values.values())  # a session uses them where they lie, and does not keep them
-        return onnxruntime.InferenceSession(self._folder / GRAPH, options, providers=["CPUExecutionProvider"])
-
-    @property
-    def merged(self) -> bool:
-        """Return whether this one holds a session, and so the memory of an encoder, for itself alone."""
-        return bool(self._replaced)
+        self._change: dict[str, onnxruntime.OrtValue] = {}
+        self._session = _open(self._folder / GRAPH)
+        self._low_rank = _Once(partial(_open, self._folder / LOW_RANK_GRAPH))
 
     @property
     def spelling(self) -> int:
@@ -91,7 +77,9 @@ class Encoder:
         """Return the memory of what it has beside the encoder that it was adapted from; 0 for an untouched one."""
         if self._origin is None:
             return 0
-        return int(self._biases.nbytes) + 2 * sum(int(value.numpy().nbytes) for value in self._replaced)
+        if not self._change:
+            return int(self._biases.nbytes)
+        return sum(int(value.numpy().nbytes) for value in self._change.values())
 
     def adapted(self, adapter: Adapter | None) -> Encoder:
         """Return this encoder as an adapter changes it; itself without one.
@@ -109,7 +97,8 @@ class Encoder:
             if adapter.kind == "biases":
                 out._biases = self._biases + self._bias_changes(adapter)
             else:
-                out._session = out._open(self._merged_weights(adapter))
+                out._change = self._low_rank_change(adapter)
+                out._session = self._low_rank.get()
         except KeyError as error:
             raise ValueError(f"the adapter changes {error}, which the encoder does not have") from error
         return out
@@ -124,26 +113,24 @@ class Encoder:
             change[starts[name] : starts[name] + sizes[name]] = values
         return change
 
-    def _merged_weights(self, adapter: Adapter) -> dict[str, NDArray[np.generic]]:
-        """Return the graph's initializers for the weights with the adapter's changes added.
-
-        int8 is symmetric with one scale an output, so a zero point is 0 and stays.
-        """
-        out: dict[str, NDArray[np.generic]] = {}
-        with safe_open(self._folder / LINEAR, framework="numpy") as linear:
-            for layer in adapter.layers():
-                initializer = self.description.weights[f"{layer}.weight"]
-                weight, change = linear.get_tensor(f"{layer}.weight"), adapter.weight_change(layer)
-                if change.shape != weight.shape:
-                    raise ValueError(f"the adapter changes {layer} in another shape than the encoder has")
-                weight = weight.astype(np.float32) + change
-                if not initializer.endswith(QUANTISED):
-                    out[initializer] = np.ascontiguousarray(weight.T)
-                    continue
-                scale = np.maximum(np.abs(weight).max(axis=1), 1e-12) / QUANTISED_LIMIT
-                out[initializer.removesuffix(QUANTISED) + "_scale"] = scale.astype(np.float32)
-                out[initializer] = np.ascontiguousarray(np.rint(weight / scale[:, None]).T, np.int8)
-        return out
+    def _low_rank_change(self, adapter: Adapter) -> dict[str, onnxruntime.OrtValue]:
+        """Return the graph's inputs for an adapter; a layer that it leaves alone is changed by nothing."""
+        shapes = self.description.weights
+        for layer in adapter.layers():
+            if f"{layer}.weight" not in shapes:
+                raise KeyError(layer)
+        changed, inputs = set(adapter.layers()), {}
+        for weight, (out, into) in shapes.items():
+            layer = weight.removesuffix(".weight")
+            if layer in changed:
+                down, up = adapter.halves(layer)
+            else:
+                down, up = np.zeros((into, adapter.rank), np.float32), np.zeros((adapter.rank, out), np.float32)
+            if down.shape != (into, adapter.rank) or up.shape != (adapter.rank, out):
+                raise ValueError(f"the adapter changes {layer} in another shape than the encoder has")
+            inputs[f"{layer}.{DOWN}"] = onnxruntime.OrtValue.ortvalue_from_numpy(down)
+            inputs[f"{layer}.{UP}"] = onnxruntime.OrtValue.ortvalue_from_numpy(up)
+        return inputs
 
     def token_ids(self, text: str) -> list[int]:
         """Return the token ids of a text, special tokens included, never truncated."""
@@ -171,6 +158,10 @@ class Encoder:
         """Return the features [2 * width] of one sequence of at most `max_tokens` ids."""
         row = np.asarray([ids], dtype=np.int64)
         given = {"input_ids": row, "attention_mask": np.ones_like(row), "biases": self._biases}
+        if self._change:
+            values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in given.items()}
+            changed: Vector = self._session.run_with_ort_values(None, values | self._change)[0].numpy()[0]
+            return changed
         features: Vector = self._session.run(None, given)[0][0]
         return features
 
@@ -219,3 +210,26 @@ class Encoder:
                 if progress is not None:
                     progress(number + 1)
         return out, tokens, windowed
+
+
+class _Once(Generic[T]):
+    """Something that is made when it is first asked for, by one thread, and then shared."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: T | None = None
+
+    def get(self) -> T:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+
+def _open(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

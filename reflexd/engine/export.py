@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from safetensors.numpy import save as save_tensors
 
 from reflexd.engine.architecture import layers_of, load, readable_tokens
 from reflexd.engine.backbone import (
+    BIASES,
     DESCRIPTION,
     GRAPH,
-    LINEAR,
-    QUANTISED,
+    LOW_RANK_GRAPH,
     STACK,
     TOKENIZER,
     EncoderDescription,
@@ -35,6 +34,7 @@ from reflexd.engine.decoder_export import export_decoder
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.layers import linear_layers, pool
 from reflexd.engine.lifeline import end_with_parent
+from reflexd.engine.low_rank_graph import write_low_rank_graph
 from reflexd.engine.quantisation import quantise
 from reflexd.errors import StartupError
 from reflexd.registry.backbones import LAST_TOKEN
@@ -106,10 +106,11 @@ def _export(spec: ExportSpec, source: Path, target: Path) -> None:
         _write_graph(model, full, max_tokens)
         weights = _find_weights(model, full)
         write_durably(temporary / TOKENIZER, (source / "tokenizer.json").read_bytes())
-        write_durably(temporary / LINEAR, save_tensors(_linear_tensors(model, weights, spec.precision)))
+        write_durably(temporary / BIASES, save_tensors(_biases(model)))
+        shapes = {name: list(encoder.get_parameter(name).shape) for name in weights}
 
         def finish() -> None:
-            served = {tensor.name for tensor in onnx.load(graph).graph.initializer}
+            write_low_rank_graph(graph, temporary / LOW_RANK_GRAPH, weights, shapes)
             description = EncoderDescription(
                 name=spec.name,
                 fingerprint=spec.fingerprint,
@@ -120,9 +121,9 @@ def _export(spec: ExportSpec, source: Path, target: Path) -> None:
                 max_tokens=max_tokens,
                 pooling=spec.pooling,
                 biases=model.biases,
-                weights={name: found if found in served else f"{found}{QUANTISED}" for name, found in weights.items()},
+                weights=shapes,
                 parameters=sum(encoder.get_parameter(name).numel() for name in model.weights),
-                files={name: sha256_file(temporary / name) for name in (GRAPH, LINEAR, TOKENIZER)},
+                files={name: sha256_file(temporary / name) for name in (GRAPH, LOW_RANK_GRAPH, BIASES, TOKENIZER)},
             )
             replace_file(temporary / DESCRIPTION, msgspec.json.encode(description))
             _check(model, Encoder(temporary))
@@ -180,11 +181,9 @@ def _find_weights(model: PooledEncoder, graph: Path) -> dict[str, str]:
     return out
 
 
-def _linear_tensors(model: PooledEncoder, weights: Iterable[str], precision: str) -> dict[str, np.ndarray[Any, Any]]:
-    """Return what adapters change: the biases as they are, and the weights [out, in] as finely as they are served."""
-    kind = np.float32 if precision == "fp32" else np.float16
-    tensors = {name: model.encoder.get_parameter(name).detach().numpy() for name in (*model.biases, *weights)}
-    return {name: np.ascontiguousarray(tensor, kind if tensor.ndim == 2 else None) for name, tensor in tensors.items()}
+def _biases(model: PooledEncoder) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the encoder's own biases, which are an input of the graph."""
+    return {name: np.ascontiguousarray(model.encoder.get_parameter(name).detach().numpy()) for name in model.biases}
 
 
 def _check(model: PooledEncoder, exported: Encoder) -> None:

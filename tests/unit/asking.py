@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from reflexd.registry.artifacts import Manifest
 class Said(Struct):
     """What one model says of one text."""
 
+    labels: list[str]
     probabilities: list[float]
     selected: list[bool]
     best: int | None
@@ -68,7 +70,8 @@ def apart(found: Scores | ReflexError, folder: Path, models: Sequence[str]) -> A
     """Return the parts of a row's scores."""
     if isinstance(found, ReflexError):
         return found
-    sizes = [len(artifacts.read_manifest(folder, model).labels) for model in models]
+    labels = [artifacts.read_manifest(folder, model).labels for model in models]
+    sizes = [len(each) for each in labels]
     ends = np.cumsum(sizes)
     assert len(found.probabilities) == len(found.selected) == ends[-1]
     out = []
@@ -77,6 +80,7 @@ def apart(found: Scores | ReflexError, folder: Path, models: Sequence[str]) -> A
         best = found.best[number]
         out.append(
             Said(
+                labels[number],
                 found.probabilities[part],
                 found.selected[part],
                 None if best < 0 else best - part.start,
@@ -91,3 +95,9 @@ def said(answer: Answer) -> list[Said]:
     """Return the models' parts of an answer that is no error."""
     assert isinstance(answer, list), answer
     return answer
+
+
+def ask_once(encoder: Encoder, folder: Path, *rows: tuple[str, Sequence[str]], chunk: bool = False) -> list[Answer]:
+    """Return each row's answer from a predictor that is made for it."""
+    with predicting(encoder, folder, threads=1) as predictor:
+        return asyncio.run(ask(predictor, rows, chunk=chunk))

@@ -18,12 +18,12 @@ from reflexd.engine import backbone, tunable
 from reflexd.engine.adapters import PEFT_PREFIX, Adapter, Kind, read_adapter, to_files
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.layers import pool
-from reflexd.engine.predictor import Predictor
 from reflexd.engine.tunable import TunableEncoder
 from reflexd.registry import artifacts
 from reflexd.registry.artifacts import ADAPTER, ADAPTER_CONFIG, MANIFEST, DamagedArtifact
 from reflexd_plugins.checkpoints import MINILM
 from tests.daemons import shared_cache
+from tests.unit.asking import ask_once
 from tests.unit.tunings import moved, publish_tuned, weights
 
 KINDS: tuple[Kind, ...] = ("biases", "low_rank")
@@ -69,7 +69,8 @@ def test_the_encoder_that_serves_gives_the_vectors_of_the_one_that_was_tuned(
         assert vector(served, text) @ exact >= FLOOR[precision]
         assert untouched[text] @ exact < 0.97, "the adapter changes what a text means"
         assert np.array_equal(vector(plain, text), untouched[text]), "and leaves the encoder alone that it was made of"
-    assert (plain.merged, served.merged) == (False, kind == "low_rank")
+    assert plain.own_bytes == 0
+    assert served.own_bytes == pytest.approx({"biases": 83_000, "low_rank": 1_330_000}[kind], rel=0.05)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -151,10 +152,8 @@ def test_an_adapter_that_does_not_fit_is_refused(
     with pytest.raises(ValueError, match="adapter"):
         encoder.adapted(adapter)
     publish_tuned(tmp_path, "m", encoder, made[kind][1], to_files(adapter))
-    predictor = Predictor(encoder, tmp_path, 1, 10, 4)
     with pytest.raises(DamagedArtifact, match="adapter"):
-        asyncio.run(predictor.classify([("x", ["m"])]))
-    predictor.close()
+        ask_once(encoder, tmp_path, ("x", ["m"]))
 
 
 @pytest.mark.parametrize("harm", ["one byte", "torn", "gone", "no tensors", "another kind"])
@@ -177,10 +176,8 @@ def test_a_damaged_adapter_is_not_served(
             path.write_bytes(path.read_bytes()[:1000])
         case "gone":
             path.unlink()
-    predictor = Predictor(encoder, tmp_path, 1, 10, 4)
     with pytest.raises(DamagedArtifact):
-        asyncio.run(predictor.classify([("x", ["m"])]))
-    predictor.close()
+        ask_once(encoder, tmp_path, ("x", ["m"]))
 
 
 def test_a_manifest_that_names_another_kind_is_not_served(
@@ -192,7 +189,5 @@ def test_a_manifest_that_names_another_kind_is_not_served(
     manifest = msgspec.json.decode(path.read_bytes())
     manifest["adapter"]["kind"] = "biases"
     path.write_bytes(msgspec.json.encode(manifest))
-    predictor = Predictor(encoder, tmp_path, 1, 10, 4)
     with pytest.raises(DamagedArtifact):
-        asyncio.run(predictor.classify([("x", ["m"])]))
-    predictor.close()
+        ask_once(encoder, tmp_path, ("x", ["m"]))

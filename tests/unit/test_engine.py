@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import msgspec
@@ -15,7 +14,6 @@ from reflexd.engine import backbone, calibration, dataset, evaluation
 from reflexd.engine.dataset import BadRow
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.heads import fit_head
-from reflexd.engine.predictor import Predictor
 from reflexd.engine.trainer import train
 from reflexd.errors import ContextLengthExceeded, StartupError
 from reflexd.hookspecs import Checkpoint, Example
@@ -23,6 +21,7 @@ from reflexd.registry import artifacts
 from reflexd.registry.artifacts import DamagedArtifact
 from reflexd.schemas.worker import Message, Metrics, RunSpec
 from reflexd_plugins.checkpoints import MINILM
+from tests.unit.asking import ask_once, said
 from tests.unit.held import held_out, hold_out
 from tests.unit.vectors import vector_of
 
@@ -78,17 +77,14 @@ def test_training_publishes_a_model_that_serves_what_was_scored(encoder: Encoder
     _, manifest = artifacts.load(tmp_path, "m")
     assert manifest.backbone.fingerprint == encoder.description.fingerprint
     assert manifest.data_sha256 == dataset.data_sha256(ROWS)
-    predictor = Predictor(encoder, tmp_path, 1, 10, 4)
-    ((scores,), long), _ = asyncio.run(
-        predictor.classify([("I was billed twice this month", ["m"]), ("word " * 600, ["m"])])
-    )
+    short, long = ask_once(encoder, tmp_path, ("I was billed twice this month", ["m"]), ("word " * 600, ["m"]))
+    (scores,) = said(short)
     assert dict(zip(scores.labels, scores.probabilities, strict=True))["billing"] > 0.55
     assert sum(scores.probabilities) == pytest.approx(1)
     assert isinstance(long, ContextLengthExceeded)
     assert long.param == "text"
     with pytest.raises(DamagedArtifact):
-        asyncio.run(predictor.classify([("x", ["m", "no-such-model"])]))
-    predictor.close()
+        ask_once(encoder, tmp_path, ("x", ["m", "no-such-model"]))
 
 
 def test_the_seed_decides_the_result(encoder: Encoder, tmp_path: Path) -> None:
@@ -220,10 +216,8 @@ def test_a_model_of_another_precision_is_not_mixed_in(encoder: Encoder, tmp_path
     manifest = msgspec.json.decode(path.read_bytes())
     manifest["backbone"]["precision"] = "fp32"
     path.write_bytes(msgspec.json.encode(manifest))
-    predictor = Predictor(encoder, tmp_path, 1, 10, 4)
     with pytest.raises(DamagedArtifact, match="fp32"):
-        asyncio.run(predictor.classify([("x", ["m"])]))
-    predictor.close()
+        ask_once(encoder, tmp_path, ("x", ["m"]))
 
 
 def test_spellings_that_the_encoder_cannot_tell_apart_do_not_leak(encoder: Encoder, tmp_path: Path) -> None:

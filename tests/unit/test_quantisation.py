@@ -9,7 +9,7 @@ import onnx
 import pytest
 from safetensors.torch import load_file, save_file
 
-from reflexd.engine.backbone import GRAPH, LINEAR, ExportSpec
+from reflexd.engine.backbone import BIASES, GRAPH, LOW_RANK_GRAPH, ExportSpec
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.export import MIN_COSINE, export
 from tests.checkpoints import copy_of, shallow
@@ -54,4 +54,10 @@ def test_outliers_cost_the_wide_products_alone(outlying: Path, tmp_path: Path) -
         assert plain.token_ids(text) == spared.token_ids(text)
     both = quantised_products(tmp_path / "plain"), quantised_products(tmp_path / "spared")
     assert both[0] - both[1] == 2, "one product a layer is fp32"
-    assert {path.name for path in (tmp_path / "spared").iterdir()} == {GRAPH, LINEAR, "tokenizer.json", "encoder.json"}
+    assert {path.name for path in (tmp_path / "spared").iterdir()} == {
+        GRAPH,
+        LOW_RANK_GRAPH,
+        BIASES,
+        "tokenizer.json",
+        "encoder.json",
+    }

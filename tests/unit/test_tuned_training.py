@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 
 from reflexd.engine.adapters import read_adapter
 from reflexd.engine.encoder import Encoder
-from reflexd.engine.predictor import Predictor, Scores
 from reflexd.engine.trainer import train
 from reflexd.engine.warm_start import to_keep
 from reflexd.hookspecs import Example
@@ -22,6 +20,7 @@ from reflexd.registry.artifacts import ADAPTER, ROWS
 from reflexd.schemas.reflex import Mode
 from reflexd.schemas.worker import Message, Metrics, RunSpec, Trained
 from tests.rows import questions
+from tests.unit.asking import Said, ask_once, said
 from tests.unit.tunings import weights
 
 KEPT = 3
@@ -73,12 +72,9 @@ class House:
     def content(self, name: str) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (self.models / name).iterdir()}
 
-    def predict(self, name: str, text: str, chunk: bool = False) -> Scores:
-        predictor = Predictor(self.encoder, self.models, 1, 10, 4)
-        (answer,), _ = asyncio.run(predictor.classify([(text, [name])], chunk=chunk))
-        predictor.close()
-        assert isinstance(answer, list)
-        return answer[0]
+    def predict(self, name: str, text: str, chunk: bool = False) -> Said:
+        (answer,) = ask_once(self.encoder, self.models, (text, [name]), chunk=chunk)
+        return said(answer)[0]
 
 
 def of(labels: list[str], start: int, end: int) -> list[Example]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 from reflexd.engine import material, recipes
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.heads import Prior, fit_head, logits_of
-from reflexd.engine.predictor import Predictor
 from reflexd.engine.trainer import _Heads, train
 from reflexd.engine.warm_start import identities
 from reflexd.errors import JobFailure
@@ -24,6 +22,7 @@ from reflexd.registry.artifacts import DamagedArtifact
 from reflexd.schemas.reflex import Mode
 from reflexd.schemas.worker import Message, Metrics, RunSpec, Trained
 from tests.rows import banking77, draw, read_gzip
+from tests.unit.asking import ask_once, said
 from tests.unit.held import hold_out
 
 NEEDS_BANKING77 = pytest.mark.skipif(not banking77().is_dir(), reason=f"{banking77()} is not there")
@@ -98,11 +97,9 @@ def test_labels_stay_go_and_come_and_the_base_is_left_alone(folder: Folder) -> N
         (2, head.weight.shape[1]),
         {"base_model": "base"},
     )
-    predictor = Predictor(folder.encoder, folder.models, 1, 10, 4)
-    (answer,), _ = asyncio.run(predictor.classify([("Saving ends in a server error", ["next"])]))
-    predictor.close()
-    assert isinstance(answer, list)
-    assert dict(zip(answer[0].labels, answer[0].selected, strict=True)) == {"praise": False, "bug": True}
+    (answer,) = ask_once(folder.encoder, folder.models, ("Saving ends in a server error", ["next"]))
+    (found,) = said(answer)
+    assert dict(zip(found.labels, found.selected, strict=True)) == {"praise": False, "bug": True}
     losses = [e.data for e in folder.events if isinstance(e, Metrics) and "train_loss" in e.data]
     assert all(0 < e["train_loss"] < np.log(2) for e in losses)
     assert [set(e) for e in losses] == [{"epoch", "step", "train_loss"}] * len(losses)
@@ -224,13 +221,11 @@ def test_an_unusable_base_fails_the_job(folder: Folder, harm: str, code: str, sa
         folder.train("next", FRESH, ["bug", "praise"], "multi_label" if harm == "mode" else "single_label")
     assert (caught.value.code, caught.value.param) == (code, "base_model")
     assert said in caught.value.message
-    predictor = Predictor(folder.encoder, folder.models, 1, 10, 4)
     if harm in ("mode", "seen"):  # serving reads neither the base's mode nor what it saw
-        asyncio.run(predictor.classify([("x", ["base"])]))
+        ask_once(folder.encoder, folder.models, ("x", ["base"]))
     else:
         with pytest.raises(DamagedArtifact):
-            asyncio.run(predictor.classify([("x", ["base"])]))
-    predictor.close()
+            ask_once(folder.encoder, folder.models, ("x", ["base"]))
 
 
 def random_rows(labels: int) -> tuple[np.ndarray, np.ndarray]:
