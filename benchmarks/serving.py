@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="of overload")
     parser.add_argument("--peers-python", help="of an environment with fastapi, transformers and setfit")
     arguments = parser.parse_args()
-    works = {
+    works: dict[str, Callable[[Ground], Iterator[Finding]]] = {
         "lone": serving_parts.lone,
         "clients": serving_parts.clients,
         "many": serving_parts.many,
@@ -42,7 +43,8 @@ def main() -> int:
     }
     heads = arguments.models if "fleet" in arguments.parts else 1000 if "many" in arguments.parts else 0
     findings: list[Finding] = []
-    with Appliance(LIMITS__TEXTS="10000", PREDICT__BATCH_BYTES="33554432") as daemon:
+    settings = {"LIMITS__TEXTS": "10000", "PREDICT__BATCH_BYTES": "33554432", "TRAINING__SLOTS": "3"}
+    with Appliance(**settings) as daemon:
         connection = daemon.connect()
         connection.finish(connection.call("POST", "/v1/fine_tuning/jobs", BODY | {"suffix": "base"}))
 

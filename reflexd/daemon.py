@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -137,6 +138,8 @@ class Daemon:
                     server.should_exit = True
                     return
                 predictions.predictor = self._build_predictor(loaded, Encoders(backbones))
+                gc.collect()
+                gc.freeze()  # what is there at the start stays: no later collection need look through it
                 readiness.clear("backbone")
                 log.info("ready", backbone=present.name, precision=loaded.description.precision)
                 await executor.start()

@@ -8,6 +8,8 @@ in the envelope.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import secrets
 from http import HTTPStatus
 from typing import cast
@@ -169,10 +171,19 @@ def send_at_once(send: Send, status: int, headers: bytes, body: bytes) -> bool:
     lines = b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])
     length = b"content-length: %d\r\n\r\n" % len(body)
     cycle.response_started = cycle.response_complete = True
-    cycle.transport.write(b"".join((STATUS_LINE[status], lines, headers, length, body)))
+    _write_now(cycle.transport, b"".join((STATUS_LINE[status], lines, headers, length, body)))
     cycle.message_event.set()
     cycle.on_response()
     return True
+
+
+def _write_now(transport: asyncio.Transport, content: bytes) -> None:
+    """Write before this turn of the event loop ends, as far as the socket takes it, where nothing waits before it."""
+    if transport.get_write_buffer_size() == 0:
+        with contextlib.suppress(OSError):  # what is wrong with the connection the transport will find too
+            content = content[os.write(transport.get_extra_info("socket").fileno(), content) :]
+    if content:
+        transport.write(content)
 
 
 def protocol(head_timeout_seconds: float, write_timeout_seconds: float) -> type[Protocol]:

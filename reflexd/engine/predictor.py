@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
+from reflexd import observability
 from reflexd.engine.encoder import Encoder, Vector
 from reflexd.engine.panel import Alone, Panel, Scores, Stack
 from reflexd.engine.residents import Models, Residents
@@ -258,6 +259,8 @@ class Predictor:
                 except Exception as failed:
                     error = failed
             loop.call_soon_threadsafe(tell, result, error)
+            if isinstance(outcome, Outcome):
+                observability.observe_prediction(len(rows), outcome.waited, outcome.computed)
 
         call.conclude = concluded
         call.start()

@@ -5,7 +5,6 @@ It is a process of its own: it imports torch, and reads what strangers made.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from reflexd.engine.backbone import (
 )
 from reflexd.engine.backbone_files import MAX_WEIGHT_BYTES, TOKENIZER_SOURCES, Found, open_files
 from reflexd.engine.export import export
-from reflexd.engine.lifeline import end_with_parent
+from reflexd.engine.lifeline import end_with_parent, give_way
 from reflexd.engine.opening import open_encoder
 from reflexd.errors import BackboneRefused, StartupError
 from reflexd.hookspecs import Checkpoint
@@ -167,7 +166,7 @@ def _export(spec: AddSpec, record: AddedBackbone, folder: Path) -> None:
 
 def main() -> None:
     """Add what the command line names; the last line on stderr says why not."""
-    os.nice(NICE)
+    give_way(NICE)
     end_with_parent()
     logging.set_verbosity_error()
     try:

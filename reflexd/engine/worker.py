@@ -15,7 +15,7 @@ import threading
 import traceback
 from pathlib import Path
 
-from reflexd.engine.lifeline import end_with_parent
+from reflexd.engine.lifeline import end_with_parent, give_way
 from reflexd.errors import JobFailure, StartupError
 from reflexd.schemas.worker import Event, Failed, Ready, RunSpec, Terminal, decode_spec, encode_line
 
@@ -27,7 +27,7 @@ def main() -> None:
     os.dup2(2, 1)
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     _split_into(lines)
-    os.nice(int(sys.argv[1]))
+    give_way(int(sys.argv[1]))
     lock = threading.Lock()
 
     def send(event: Event) -> None:

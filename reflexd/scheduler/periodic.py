@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import resource
+from pathlib import Path
+
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from reflexd.store.signals import QUEUED
@@ -9,12 +13,16 @@ from reflexd.store.store import Store
 
 SAFETY_TICK_SECONDS = 15
 FORGET_EVERY_HOURS = 6
+TRIM_EVERY_SECONDS = 30
+TRIM_ABOVE_BYTES = 32 * 2**20
+"""Memory in use is trimmed once it has grown by this much since that was last done."""
 
 
 def build_timers(store: Store) -> AsyncIOScheduler:
     """Return the timers, not yet started.
 
-    The dispatcher's safety tick, in case a wake-up could not be acted on; and the forgetting of deleted names.
+    The dispatcher's safety tick, in case a wake-up could not be acted on; the forgetting of deleted names; and giving
+    back the memory that a rush of connections or large answers has left behind.
     """
     timers = AsyncIOScheduler(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}, timezone="UTC"
@@ -23,4 +31,24 @@ def build_timers(store: Store) -> AsyncIOScheduler:
         store.signals.wake, "interval", args=[QUEUED], seconds=SAFETY_TICK_SECONDS, id="dispatcher-safety-tick"
     )
     timers.add_job(store.deletions.forget_old, "interval", hours=FORGET_EVERY_HOURS, id="forget-deleted-names")
+    timers.add_job(_Trimmer(), "interval", seconds=TRIM_EVERY_SECONDS, id="trim-memory")
     return timers
+
+
+class _Trimmer:
+    """Lets the C library give free memory back to the system; it keeps what lies between used parts otherwise."""
+
+    def __init__(self) -> None:
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+        self._least = _resident_bytes()
+
+    def __call__(self) -> None:
+        """Trim where that is worth while; runs in a thread of the scheduler's, and without the interpreter."""
+        if self._trim is not None and _resident_bytes() - self._least > TRIM_ABOVE_BYTES:
+            self._trim(0)
+            self._least = _resident_bytes()
+        self._least = min(self._least, _resident_bytes())
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -208,7 +208,6 @@ class PredictionService:
             raise Unavailable("The sentence encoder is still being loaded: try again in a moment")
 
         def concluded(outcome: Outcome) -> T:
-            observability.observe_prediction(len(rows), outcome.waited, outcome.computed)
             return conclude(outcome.rows, outcome.computed * 1e3)
 
         given: list[Row] = [(row.text, row.plan.ids) for row in rows]

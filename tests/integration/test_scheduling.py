@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import httpx2
 import openai
@@ -140,3 +142,18 @@ def test_an_idle_process_that_is_killed_costs_no_job_an_attempt(daemon: Daemon, 
         kill_process(pid)
     job = jobs.train(client, TICKETS)
     assert jobs.messages(client, job.id).count("Job running") == 1
+
+
+def test_training_gives_way_to_all_else(daemon: Daemon) -> None:
+    """Also where the kernel schedules sessions by group, as it does outside of a service manager."""
+    child = wait_for(lambda: _training_process(daemon), "a training process stands by")
+    assert os.getpriority(os.PRIO_PROCESS, child) == 10
+    group = Path(f"/proc/{child}/autogroup")
+    if group.exists() and group.read_text():
+        wait_for(lambda: group.read_text().rstrip().endswith("nice 10"), "its session has the niceness too")
+
+
+def _training_process(daemon: Daemon) -> int | None:
+    """Return a training process that is past its start."""
+    found = " ".join(path.read_text() for path in Path(f"/proc/{daemon.pid}/task").glob("*/children")).split()
+    return next((int(pid) for pid in found if os.getpriority(os.PRIO_PROCESS, int(pid)) > 0), None)

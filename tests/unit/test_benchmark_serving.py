@@ -1,0 +1,68 @@
+"""Shows that the serving benchmark asks for what it says: texts of a length, requests at a rate, none forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from benchmarks.runner import Options, Side, compare
+from benchmarks.serving_load import Target
+from benchmarks.serving_parts import speed
+from benchmarks.serving_texts import _tokenizer, exactly, log_uniform
+from tests.unit.serving import port, serving
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.data
+def test_texts_have_exactly_the_tokens_asked_for() -> None:
+    for tokens in (8, 64, 65, 256):
+        assert [len(_tokenizer().encode(exactly(tokens, seed)).ids) for seed in range(5)] == [tokens] * 5
+    sizes = sorted(len(_tokenizer().encode(text).ids) for text in log_uniform(200, 32, 256))
+    assert 32 <= sizes[0] < 40
+    assert 230 < sizes[-1] <= 256
+    assert 80 < sizes[100] < 102, "the middle of the logarithms"
+
+
+class Server:
+    """An application that answers the first `good` requests 200 and all others 429."""
+
+    def __init__(self, good: int) -> None:
+        self.left = good
+        self.bodies: list[bytes] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.bodies.append((await receive())["body"])
+        status, self.left = (200, self.left - 1) if self.left else (429, 0)
+        await asyncio.sleep(0.002)
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+
+async def test_each_kind_of_load_sends_every_request_once() -> None:
+    app = Server(120)
+    async with serving(app) as server:
+        target = Target(port(server), "key", "/predict", ["a", "b", "c"])
+        assert len(await asyncio.to_thread(target.lone, 6)) == 6
+        assert app.bodies == [b"a", b"b", b"c"] * 2
+        assert await asyncio.to_thread(target.closed, 4, 30) > 0
+        assert len(app.bodies) == 36
+        found = await asyncio.to_thread(target.open, 200.0, 1.0, 16, 0)
+        assert len(found["answers"]) == 200
+        assert found["never"] == 0
+        assert sum(status == 200 for status, _ in found["answers"]) == 84
+        assert all(took > 0.002 for _, took in found["answers"])
+        rush = await asyncio.to_thread(target.at_once, 50)
+        assert rush["statuses"] == {"429": 50}
+        with pytest.raises(RuntimeError, match="429"):
+            await asyncio.to_thread(target.lone, 1)
+
+
+def test_a_speed_is_the_other_way_round_than_the_time_whichever_side_it_is_compared_to() -> None:
+    times = {"slow": 4.0, "quick": 1.0, "reflexd": 2.0}
+    sides = [Side(name, lambda value=value: value) for name, value in times.items()]  # type: ignore[misc]
+    report = compare("t", sides, Options(rounds=3, warmups=0))
+    assert speed(report, "slow").median == 2.0
+    assert speed(report, "quick").median == 0.5

@@ -1,0 +1,44 @@
+"""Shows that memory which a rush has left behind is given back, and that little is not worth the trouble."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+
+from reflexd.scheduler import periodic
+from reflexd.scheduler.periodic import TRIM_ABOVE_BYTES, _Trimmer
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library is not glibc")
+def test_free_memory_goes_back_to_the_system() -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    trimmer = _Trimmer()
+    before = periodic._resident_bytes()
+    blocks = [libc.malloc(1_000) for _ in range(100_000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 1_000)
+    for block in blocks[:-1]:  # the last one keeps the heap's end in use
+        libc.free(block)
+    held = periodic._resident_bytes()
+    assert held - before > 80_000_000
+    trimmer()
+    assert periodic._resident_bytes() - before < held - before - 60_000_000
+    libc.free(blocks[-1])
+
+
+def test_it_trims_only_what_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    size, trimmed = 10**9, []
+    monkeypatch.setattr(periodic, "_resident_bytes", lambda: size)
+    trimmer = _Trimmer()
+    trimmer._trim = trimmed.append
+    for size in (10**9 + TRIM_ABOVE_BYTES, 10**9 - 10**8, 10**9 - 10**8 + TRIM_ABOVE_BYTES):  # noqa: B007 - the lambda's
+        trimmer()
+    assert trimmed == []
+    size += 1
+    trimmer()
+    assert trimmed == [0]
+    trimmer()
+    assert trimmed == [0]
