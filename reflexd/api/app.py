@@ -79,4 +79,4 @@ def create_app(services: Services, http: Http, described: Described) -> ASGIApp:
     )
     app.register(document_route(build_document(app.routes, described)))
     hosts = AllowedHosts(http.host, http.allowed_hosts)
-    return HotPath(Envelope(app, hosts, http), hosts, services.keys, services.predictions, http.body_timeout_seconds)
+    return HotPath(Envelope(app, hosts, http), hosts, services.keys, services.predictions, http)

@@ -19,6 +19,7 @@ from reflexd.api.errors import told
 from reflexd.api.hosts import AllowedHosts
 from reflexd.api.predict import WATCHED_BYTES
 from reflexd.api.protocol import new_request_id, send_at_once
+from reflexd.config import Http
 from reflexd.errors import ReflexError, RequestTimeout
 from reflexd.observability import REQUEST_ID
 from reflexd.service.predictions import PredictionService
@@ -40,13 +41,14 @@ class HotPath:
         hosts: AllowedHosts,
         keys: KeyStore,
         predictions: PredictionService,
-        body_timeout: float,
+        http: Http,
     ) -> None:
         self._app = app
         self._hosts = hosts
         self._keys = keys
         self._predictions = predictions
-        self._body_timeout = body_timeout
+        self._body_timeout = http.body_timeout_seconds
+        self._most_bytes = min(WATCHED_BYTES - 1, http.max_body_bytes)
         self._allowed: set[bytes] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,9 +65,7 @@ class HotPath:
             if body is None:
                 return
             answer, status = await self._predictions.predict(key, body), 200
-            if send_at_once(
-                send, status, b"content-type: application/json\r\nx-request-id: %b\r\n" % headers[0][1], answer
-            ):
+            if send_at_once(send, status, _JSON % request_id.encode(), answer):
                 return
         except RequestTimeout as error:
             answer, status = msgspec.json.encode(error.body()), error.status
@@ -83,7 +83,7 @@ class HotPath:
         if scope["method"] != "POST" or len(given) != len(headers) or not NOT_PLAIN.isdisjoint(given):
             return None  # a header that is sent twice is not plain either
         length, host = given.get(b"content-length", b""), given.get(b"host", b"")
-        if len(length) > 5 or not length.isdigit() or int(length) >= WATCHED_BYTES or not self._allows(host):
+        if len(length) > 5 or not length.isdigit() or int(length) > self._most_bytes or not self._allows(host):
             return None
         scheme, _, secret = given.get(b"authorization", b"").partition(b" ")
         if scheme != b"Bearer":

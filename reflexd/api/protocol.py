@@ -168,6 +168,8 @@ def send_at_once(send: Send, status: int, headers: bytes, body: bytes) -> bool:
         return False
     if cycle.response_started or cycle.disconnected or not cycle.keep_alive or cycle.flow.write_paused:
         return False
+    if cycle.transport.is_closing():
+        return False
     lines = b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])
     length = b"content-length: %d\r\n\r\n" % len(body)
     cycle.response_started = cycle.response_complete = True

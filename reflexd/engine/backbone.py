@@ -22,7 +22,11 @@ from reflexd.registry.artifacts import DamagedArtifact, Manifest
 from reflexd.registry.files import sha256_file
 
 STACK = 3
-"""Version of the training stack: a head of another stack is not comparable and never mixed in."""
+"""Version of the training stack: a head of another stack is not comparable and never mixed in.
+
+Up to stack 2 low-rank adapters were merged into the weights before these were rounded; all other heads are the same.
+"""
+MERGED_STACK = 2
 
 GRAPH = "model.onnx"
 TOKENIZER = "tokenizer.json"
@@ -143,7 +147,8 @@ def read_description(folder: Path) -> EncoderDescription | None:
 def incompatibility(manifest: Manifest, fingerprint: str, precision: str) -> str | None:
     """Say why a model cannot be used with the encoder of this fingerprint and precision; None where it can."""
     made_by = manifest.backbone
-    if manifest.stack != STACK:
+    is_low_rank = manifest.adapter is not None and manifest.adapter.kind == "low_rank"
+    if manifest.stack != STACK and (manifest.stack != MERGED_STACK or is_low_rank):
         age = "an older" if manifest.stack < STACK else "a newer"
         return f"the model was trained by {age} training stack ({manifest.stack}, and this is {STACK})"
     if made_by.fingerprint != fingerprint:
@@ -184,6 +189,7 @@ async def run_child(module: str, spec: Struct) -> str | None:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"},
+        start_new_session=True,  # lifeline.give_way says why
     )
     assert child.stderr is not None
     try:

@@ -79,7 +79,8 @@ class Encoder:
             return 0
         if not self._change:
             return int(self._biases.nbytes)
-        return sum(int(value.numpy().nbytes) for value in self._change.values())
+        rank = int(next(iter(self._change.values())).shape()[1])
+        return 4 * rank * sum(map(sum, self.description.weights.values()))
 
     def adapted(self, adapter: Adapter | None) -> Encoder:
         """Return this encoder as an adapter changes it; itself without one.

@@ -110,7 +110,7 @@ def _export(spec: ExportSpec, source: Path, target: Path) -> None:
         shapes = {name: list(encoder.get_parameter(name).shape) for name in weights}
 
         def finish() -> None:
-            write_low_rank_graph(graph, temporary / LOW_RANK_GRAPH, weights, shapes)
+            changeable = write_low_rank_graph(graph, temporary / LOW_RANK_GRAPH, weights, shapes)
             description = EncoderDescription(
                 name=spec.name,
                 fingerprint=spec.fingerprint,
@@ -121,7 +121,7 @@ def _export(spec: ExportSpec, source: Path, target: Path) -> None:
                 max_tokens=max_tokens,
                 pooling=spec.pooling,
                 biases=model.biases,
-                weights=shapes,
+                weights={name: shapes[name] for name in changeable},
                 parameters=sum(encoder.get_parameter(name).numel() for name in model.weights),
                 files={name: sha256_file(temporary / name) for name in (GRAPH, LOW_RANK_GRAPH, BIASES, TOKENIZER)},
             )

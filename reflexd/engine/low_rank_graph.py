@@ -23,11 +23,11 @@ QUANTISED = "_quantized"
 
 def write_low_rank_graph(
     plain: Path, target: Path, weights: Mapping[str, str], shapes: Mapping[str, list[int]]
-) -> None:
+) -> list[str]:
     """Write the form of a graph, int8 or not, that takes a low-rank change of each linear layer.
 
     `weights` are the names of the graph's weights [in, out] by the encoder's, before anything was quantised; `shapes`
-    are [out, in]. Raises ValueError where a product is not built as it is known here.
+    are [out, in]. Returns the weights that can be changed: those that one product of a known kind uses.
     """
     model = onnx.load(plain)
     nodes = model.graph.node
@@ -37,9 +37,13 @@ def write_low_rank_graph(
             users.setdefault(name, []).append(node)
     makers = {name: node for node in nodes for name in node.output}
     added: list[tuple[Any, list[Any]]] = []
+    changeable = []
     for weight, held in weights.items():
         layer, (out, into) = weight.removesuffix(".weight"), shapes[weight]
-        given, last = _product(held, users, makers)
+        if list(weights.values()).count(held) > 1 or (found := _product(held, users, makers)) is None:
+            continue
+        given, last = found
+        changeable.append(weight)
         result = last.output[0]
         last.output[0] = f"{result}_without"
         added.append((last, [
@@ -59,17 +63,23 @@ def write_low_rank_graph(
     del nodes[:]
     nodes.extend(rewritten)
     onnx.save(model, target)
+    return changeable
 
 
-def _product(held: str, users: Mapping[str, list[Any]], makers: Mapping[str, Any]) -> tuple[str, Any]:
-    """Return what a weight is multiplied with, in full precision, and the node whose output is the product."""
-    ((node,), (whole,)) = (users.get(f"{held}{QUANTISED}", [None]), users.get(held, [None]))
-    if node is None and whole is not None and whole.op_type == "MatMul":
-        return whole.input[0], whole
-    if node is not None and node.op_type == "MatMulInteger":
-        rounded = makers[node.input[0]]
-        (cast,) = users[node.output[0]]
-        (scaled,) = users[cast.output[0]]
-        if (rounded.op_type, cast.op_type, scaled.op_type) == ("DynamicQuantizeLinear", "Cast", "Mul"):
-            return rounded.input[0], scaled
-    raise ValueError(f"the product with {held} is not one that an adapter can change")
+def _product(held: str, users: Mapping[str, list[Any]], makers: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """Return what a weight is multiplied with, in full precision, and the node whose output is the product.
+
+    None where that is not one product of a kind that is known here.
+    """
+    using = users.get(f"{held}{QUANTISED}") or users.get(held) or []
+    if len(using) != 1:
+        return None
+    (node,) = using
+    if node.op_type == "MatMul":
+        return node.input[0], node
+    if node.op_type != "MatMulInteger":
+        return None
+    rounded, casts = makers[node.input[0]], users[node.output[0]]
+    scaled = users[casts[0].output[0]] if len(casts) == 1 else []
+    kinds = [rounded.op_type, *(one.op_type for one in (*casts, *scaled))]
+    return (rounded.input[0], scaled[0]) if kinds == ["DynamicQuantizeLinear", "Cast", "Mul"] else None

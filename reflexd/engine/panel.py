@@ -22,6 +22,8 @@ from reflexd.schemas.reflex import Mode
 
 Numbers = NDArray[np.float64]
 Places = NDArray[np.intp]
+STACKED_BYTES = 64 * 2**20
+"""Heads that take more than this together are not copied into one matrix: each is a large product by itself."""
 BEYOND = 8.0
 """More than any distance between two vectors of length 1, or their means."""
 
@@ -201,12 +203,14 @@ class _Domains:
 
 
 class Stack:
-    """The models of one request in its order: as few panels as they need, and how these are put together again."""
+    """Some models, each once, in an order: as few panels as they need, and how these are put together again."""
 
     def __init__(self, heads: Sequence[LoadedHead]) -> None:
         groups: dict[tuple[int, int], list[int]] = {}
         for number, head in enumerate(heads):
             groups.setdefault((id(head.encoder), head.width), []).append(number)
+        if sum(head.rows.nbytes for head in heads) > STACKED_BYTES:
+            groups = {(number, 0): [number] for number in range(len(heads))}
         self.panels: list[Alone | Panel] = [
             Alone(heads[group[0]]) if len(group) == 1 else Panel([heads[number] for number in group])
             for group in groups.values()

@@ -1,8 +1,8 @@
 """Decides how texts are classified: one forward a text for each encoder that is asked, then its heads on the features.
 
 Heads on an untouched encoder share its forward. A tuned model's encoder is one of its own to this module, though all
-its kind share a session. A call has at most as many pieces of work waiting as there are threads, and engine/turns.py
-says whose is done next. A text that is asked for twice in a call is read once.
+its kind share a session. A call begins at most as many texts at once as there are threads, and engine/turns.py says
+whose piece of work is done next. A text that is asked for twice in a call is read once.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class _Call:
             else:
                 for _ in range(min(self._threads, text.unread)):
                     self._put(partial(self._next_window, text))
-        except Exception as error:
+        except BaseException as error:
             self._fail(error)
 
     def _open(self, text: _Text) -> ReflexError | None:
@@ -151,7 +151,7 @@ class _Call:
             return
         try:
             self._read(text)
-        except Exception as error:
+        except BaseException as error:
             self._fail(error)
 
     def _read(self, text: _Text) -> None:
@@ -186,6 +186,7 @@ class _Call:
     def _after(self, text: _Text) -> None:
         """Count a text as done; conclude after the last one, else put a piece for the next."""
         text.readings.clear()
+        text.stacks.clear()
         with self._lock:
             self._left -= 1
             done, self.ended = not self._left, self.ended or not self._left
@@ -256,8 +257,10 @@ class Predictor:
             else:
                 try:
                     result = conclude(outcome)
-                except Exception as failed:
+                except BaseException as failed:
                     error = failed
+            if error is not None and not isinstance(error, Exception):  # a panic of a library written in Rust
+                error = RuntimeError(f"{type(error).__name__} in a prediction")
             loop.call_soon_threadsafe(tell, result, error)
             if isinstance(outcome, Outcome):
                 observability.observe_prediction(len(rows), outcome.waited, outcome.computed)

@@ -1,7 +1,8 @@
 """Decides whose piece of work a thread takes next: what somebody waits for before bulk, and within each, keys in turn.
 
-A piece is at most one forward, so whoever comes waits for the pieces under way and for one of each other key, however
-much those have brought. Bulk gets every BULK_EVERY-th turn even where others wait, so that it never stands still.
+A piece is at most one forward (and the reading of models that are not in memory), so whoever comes waits for the pieces
+under way and for one of each other key, however much those have brought. Bulk gets every BULK_EVERY-th turn even where
+others wait, so that it never stands still.
 """
 
 from __future__ import annotations

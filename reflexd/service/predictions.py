@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import NoReturn, TypeVar
 
 import structlog
@@ -56,12 +57,22 @@ class PredictLimits(Struct, frozen=True, kw_only=True):
     content: Limits
 
 
-class Plan(Struct, frozen=True):
+class Plan:
     """What a list of names means at present, and how its answers are made."""
 
-    versions: list[ModelVersion]
-    ids: tuple[str, ...]
-    renderer: Renderer
+    def __init__(self, asked: Sequence[ModelVersion], shape: Shape) -> None:
+        """`asked` are the models in the order of the answer; each is scored once, whatever the order."""
+        distinct = sorted({version.id: version for version in asked}.values(), key=lambda version: version.id)
+        self.ids = tuple(version.id for version in distinct)
+        self.values = sum(map(shape.size, asked))
+        """How many values a text's predictions hold, roughly."""
+        self._asked, self._distinct, self._shape = asked, distinct, shape
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """What makes the answers; made in the thread that first needs it."""
+        place = {model: number for number, model in enumerate(self.ids)}
+        return Renderer(self._distinct, [place[version.id] for version in self._asked], self._shape)
 
 
 class Asked(Struct, frozen=True):
@@ -111,6 +122,7 @@ class PredictionService:
                 raise _at(error, f"texts[{number}]" if several else "text")
         shape = _shape(request.fields, request.long_text, indexed=several)
         plan = await self._plan(key, tuple(names), shape)
+        self._check_values(plan.values * len(texts))
 
         def conclude(found: Sequence[Scores | ReflexError], milliseconds: float) -> bytes:
             answers = []
@@ -136,6 +148,8 @@ class PredictionService:
         _check_count(request.requests, self._limits.content.texts, "requests")
         shape = _shape(request.fields, request.long_text)
         asked: list[Asked | ReflexError] = []
+        plans: dict[tuple[str, ...], Plan] = {}
+        held = 0
         for number, given_row in enumerate(request.requests):
             try:
                 names = _names(given_row)
@@ -144,7 +158,10 @@ class PredictionService:
                 asked.append(error)
                 continue
             # Before the text is looked at: an unknown model refuses the whole request.
-            plan = await self._plan(key, tuple(names), shape, f"requests[{number}].model")
+            if (plan := plans.get(tuple(names))) is None:
+                plan = plans[tuple(names)] = await self._plan(key, tuple(names), shape, f"requests[{number}].model")
+            held += plan.values
+            self._check_values(held)
             try:
                 asked.append(Asked(self._text(given_row), plan))
             except InvalidRequest as error:
@@ -197,12 +214,6 @@ class PredictionService:
         bulk: bool,
     ) -> T:
         """Return what `conclude` makes of what came of each row, and of the milliseconds that computing took."""
-        held, most = sum(row.plan.renderer.values for row in rows), self._limits.content.answer_values
-        if held > most:
-            raise InvalidRequest(
-                f"The answer would hold {held} values; at most {most} are allowed: send it in parts, or ask for less "
-                "of each prediction by `fields`"
-            )
         predictor = self.predictor
         if predictor is None:
             raise Unavailable("The sentence encoder is still being loaded: try again in a moment")
@@ -211,21 +222,19 @@ class PredictionService:
             return conclude(outcome.rows, outcome.computed * 1e3)
 
         given: list[Row] = [(row.text, row.plan.ids) for row in rows]
-        generation = self._store.models.generation
+        asked = {model for plan in {id(row.plan): row.plan for row in rows}.values() for model in plan.ids}
         with self._place(key):
             try:
                 return await predictor.classify(given, concluded, key=key.id, bulk=bulk, chunk=shape.windowed)
             except DamagedArtifact as error:
-                self._explain(error, [version for row in rows for version in row.plan.versions])
-            finally:
-                if self._store.models.generation != generation:  # what was deleted meanwhile may have been read again
-                    asked = {model for row in rows for model in row.plan.ids}
-                    self.forget([model for model in asked if model not in self._store.models])
+                self._explain(error, sorted(asked))
+            finally:  # what was deleted meanwhile may have been read again
+                self.forget([model for model in asked if model not in self._store.models])
 
-    def _explain(self, error: DamagedArtifact, versions: Sequence[ModelVersion]) -> NoReturn:
-        if any(version.id not in self._store.models for version in versions):
+    def _explain(self, error: DamagedArtifact, models: Sequence[str]) -> NoReturn:
+        if any(model not in self._store.models for model in models):
             raise ModelNotFound(param="model") from error  # it was deleted while this request waited
-        log.error("model unusable", models=sorted({v.id for v in versions}), why=str(error))
+        log.error("model unusable", models=models, why=str(error))
         if isinstance(error, BackboneMissing):
             raise ModelUnusable(f"This model cannot be used: {error}") from error
         raise ModelUnusable from error
@@ -241,14 +250,24 @@ class PredictionService:
             return known
         generation = self._generation
         versions = [await self._resolve(key, name, param) for name in names]
-        plan = Plan(versions, tuple(version.id for version in versions), Renderer(versions, shape))
+        plan = Plan(versions, shape)
         # A job that was just created shadows a default Reflex, and is no model yet: such names are looked up each time.
-        if generation == self._store.models.generation == self._generation and not any(v.is_default for v in versions):
-            self._prepared += plan.renderer.values
+        if any(version.is_default for version in versions) or plan.values > PREPARED_VALUES:
+            return plan
+        if generation == self._store.models.generation == self._generation and place not in self._plans:
+            self._prepared += plan.values
             self._plans[place] = plan
             while self._prepared > PREPARED_VALUES:
-                self._prepared -= self._plans.popitem(last=False)[1].renderer.values
+                self._prepared -= self._plans.popitem(last=False)[1].values
         return plan
+
+    def _check_values(self, held: int) -> None:
+        most = self._limits.content.answer_values
+        if held > most:
+            raise InvalidRequest(
+                f"The answer would hold {held} values; at most {most} are allowed: send it in parts, or ask for less "
+                "of each prediction by `fields`"
+            )
 
     async def _resolve(self, key: Key, name: str, param: str = "model") -> ModelVersion:
         version = await self._store.resolve(key.tenant_id, name)

@@ -8,6 +8,7 @@ msgspec makes of schemas.reflex.Prediction, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from operator import itemgetter
 from typing import Any
 
@@ -38,7 +39,7 @@ class Shape(Struct, frozen=True):
 
     def size(self, version: ModelVersion) -> int:
         """Return how many values a prediction of this model holds, roughly: some, and those of each label."""
-        return PLAIN_VALUES + len(version.labels) * sum(map(self.wants, PER_LABEL))
+        return PLAIN_VALUES + len(version.labels) * max(1, sum(map(self.wants, PER_LABEL)))
 
 
 Part = bytes | int
@@ -48,14 +49,13 @@ Part = bytes | int
 class Renderer:
     """Makes the predictions of one list of models."""
 
-    def __init__(self, versions: Sequence[ModelVersion], shape: Shape) -> None:
+    def __init__(self, versions: Sequence[ModelVersion], order: Sequence[int], shape: Shape) -> None:
+        """`versions` are those that are scored, each once, and `order` says which of them is answered where."""
         self._shape = shape
         self._names = [encode(label) for version in versions for label in version.labels]
         self._labels, self._models = len(self._names), len(versions)
-        self.values = sum(map(shape.size, versions))
-        """How many values a text's predictions hold, roughly."""
         pieces, places = [bytearray()], list[int]()
-        for part in (*self._parts(versions), EMPTY, EMPTY):  # a getter of less than two items returns no tuple
+        for part in (*self._parts(versions, order), EMPTY, EMPTY):  # a getter of less than two items returns no tuple
             if isinstance(part, bytes):
                 pieces[-1] += part
             else:
@@ -86,17 +86,17 @@ class Renderer:
             *encode(scores.windows)[1:-1].split(b","),
         ]
 
-    def _parts(self, versions: Sequence[ModelVersion]) -> Iterator[Part]:
-        start = 0
-        for number, version in enumerate(versions):
-            names = self._names[start : start + len(version.labels)]
-            opening = b",{" if number else b"{"
-            for name, parts in self._fields(version, number, start, names):
+    def _parts(self, versions: Sequence[ModelVersion], order: Sequence[int]) -> Iterator[Part]:
+        ends = list(accumulate(len(version.labels) for version in versions))
+        for place, number in enumerate(order):
+            version = versions[number]
+            start = ends[number] - len(version.labels)
+            opening = b",{" if place else b"{"
+            for name, parts in self._fields(version, number, start, self._names[start : ends[number]]):
                 yield opening + encode(name) + b":"
                 yield from parts
                 opening = b","
             yield b"}" if opening == b"," else opening + b"}"
-            start += len(names)
 
     def _fields(
         self, version: ModelVersion, number: int, start: int, names: Sequence[bytes]

@@ -124,3 +124,16 @@ def test_extreme_logits_stay_numbers() -> None:
         for said in (Alone(made).score(features, 1), Panel([made, made]).score(features, 1)):
             assert said.probabilities[:2] == pytest.approx([0, 1], abs=1e-12)
             assert said.selected[:2] == [False, True]
+
+
+def test_large_heads_are_not_copied_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    random, one = np.random.default_rng(2), encoder()
+    heads = [Made(random, one, number) for number in range(8)]
+    small = Stack([made.loaded for made in heads])
+    monkeypatch.setattr("reflexd.engine.panel.STACKED_BYTES", 100)
+    large = Stack([made.loaded for made in heads])
+    assert (len(small.panels), len(large.panels)) == (2, 8)
+    features = features_of(random)
+    both = [stack.join([panel.score(features, 1) for panel in stack.panels]) for stack in (small, large)]
+    assert both[0].probabilities == pytest.approx(both[1].probabilities, abs=1e-6)
+    assert (both[0].best, both[0].selected) == (both[1].best, both[1].selected)

@@ -213,3 +213,24 @@ async def test_heads_beyond_the_resident_bytes_are_read_again(
         small.residents.forget(["several"])
         assert not small.residents._heads
         assert small.residents._bytes == 0
+
+
+async def test_a_panic_in_a_library_ends_its_call_and_no_thread(
+    predictor: Predictor, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libraries written in Rust raise what is no Exception."""
+
+    class Panic(BaseException):
+        pass
+
+    def panicking(ids: Sequence[int]) -> Vector:
+        raise Panic
+
+    with monkeypatch.context() as patched:
+        patched.setattr(encoder, "forward", panicking)
+        for _ in range(2 * predictor.threads):
+            with pytest.raises(RuntimeError, match="Panic"):
+                await ask(predictor, [("x", ["topic"])])
+    assert all(thread.is_alive() for thread in predictor._pool)
+    (answer,) = await ask(predictor, [("x", ["topic"])])
+    assert said(answer)

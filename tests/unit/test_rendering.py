@@ -83,14 +83,40 @@ def test_every_choice_of_fields_comes_out_as_the_schema_says(models: int, indexe
     for seed, fields in enumerate(chosen):
         versions = VERSIONS[-models:]
         shape = Shape(None if fields is None else frozenset(map(str, fields)), indexed, windowed)
-        renderer = Renderer(versions, shape)
+        renderer = Renderer(versions, range(models), shape)
         for number in range(3):
             scores, took = scores_of(versions, 100 * seed + number), float(random.random() * 100)
             assert renderer.predictions(scores, took, number) == expected(versions, scores, shape, took, number)
 
 
 def test_where_nothing_is_selected_label_and_confidence_are_null() -> None:
-    renderer = Renderer(VERSIONS[1:2], Shape())
+    renderer = Renderer(VERSIONS[1:2], [0], Shape())
     found = msgspec.json.decode(renderer.predictions(Scores([0.1] * 6, [False] * 6, [-1], [None], [1]), 1.0))
     assert (found["label"], found["confidence"], found["in_domain"]) == (None, None, None)
-    assert renderer.values == 8 + 4 * 6
+
+
+def test_models_are_answered_in_the_order_asked_and_as_often_as_asked() -> None:
+    scores, shape = scores_of(VERSIONS, 1), Shape()
+    alone = [msgspec.json.decode(expected([one], parts, shape, 1.0, 0)) for one, parts in apart(VERSIONS, scores)]
+    found = Renderer(VERSIONS, [2, 0, 2, 1], shape).predictions(scores, 1.0)
+    assert msgspec.json.decode(b"[" + found + b"]") == [alone[number] for number in (2, 0, 2, 1)]
+
+
+def apart(versions: list[ModelVersion], scores: Scores) -> list[tuple[ModelVersion, Scores]]:
+    out, start = [], 0
+    for number, one in enumerate(versions):
+        part = slice(start, start + len(one.labels))
+        best = scores.best[number] - start if scores.best[number] >= 0 else -1
+        whole = Scores(
+            scores.probabilities[part], scores.selected[part], [best], [scores.in_domain[number]],
+            [scores.windows[number]],
+        )  # fmt: skip
+        out.append((one, whole))
+        start = part.stop
+    return out
+
+
+def test_every_label_counts_at_least_once_whatever_is_asked() -> None:
+    assert [Shape(fields).size(VERSIONS[1]) for fields in (None, frozenset({"label"}), frozenset({"scores"}))] == [
+        8 + 4 * 6, 8 + 6, 8 + 6,
+    ]  # fmt: skip
