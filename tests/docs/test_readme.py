@@ -40,6 +40,11 @@ RUN = {
         r"shop-reader +shop +rfx_\S{4} +predict\b",
         r"^revoked shop-reader \(rfx_\S{4}\)$",
     ],
+    "keys create monitor": [
+        r"^# TYPE reflexd_predict_seconds histogram$",
+        r"^reflexd_predict_waiting 0\.0$",
+        r"^reflexd_resident_models [1-9]",
+    ],
     "reflexd config show --origin": [
         r"^http\.port += 7335 +# default$",
         r"^training\.slots += 1 +# env REFLEXD_TRAINING__SLOTS$",
