@@ -15,7 +15,9 @@ SAFETY_TICK_SECONDS = 15
 FORGET_EVERY_HOURS = 6
 TRIM_EVERY_SECONDS = 30
 TRIM_ABOVE_BYTES = 32 * 2**20
-"""Memory in use is trimmed once it has grown by this much since that was last done."""
+"""Memory is trimmed once it has grown by this much over the least that was ever enough."""
+TRIM_TRIES = 2
+"""What as many trims in a row cannot give back is in use."""
 
 
 def build_timers(store: Store) -> AsyncIOScheduler:
@@ -41,12 +43,16 @@ class _Trimmer:
     def __init__(self) -> None:
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
         self._least = _resident_bytes()
+        self._in_vain = 0
 
     def __call__(self) -> None:
         """Trim where that is worth while; runs in a thread of the scheduler's, and without the interpreter."""
-        if self._trim is not None and _resident_bytes() - self._least > TRIM_ABOVE_BYTES:
+        before = _resident_bytes()
+        if self._trim is not None and before - self._least > TRIM_ABOVE_BYTES:
             self._trim(0)
-            self._least = _resident_bytes()
+            self._in_vain = self._in_vain + 1 if before - _resident_bytes() < TRIM_ABOVE_BYTES / 8 else 0
+            if self._in_vain == TRIM_TRIES:
+                self._least, self._in_vain = _resident_bytes(), 0
         self._least = min(self._least, _resident_bytes())
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from reflexd.scheduler import periodic
-from reflexd.scheduler.periodic import TRIM_ABOVE_BYTES, _Trimmer
+from reflexd.scheduler.periodic import TRIM_ABOVE_BYTES, TRIM_TRIES, _Trimmer
 
 SCRIPT = """
 import ctypes
@@ -37,16 +37,23 @@ def test_free_memory_goes_back_to_the_system() -> None:
     assert after - before < 30_000_000
 
 
-def test_it_trims_only_what_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
-    size, trimmed = 10**9, []
-    monkeypatch.setattr(periodic, "_resident_bytes", lambda: size)
+def test_it_trims_what_has_grown_until_that_is_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    trimmed: list[int] = []
+    monkeypatch.setattr(periodic, "_resident_bytes", lambda: sizes[0])
+    sizes[:] = [10**9]
     trimmer = _Trimmer()
     trimmer._trim = trimmed.append
-    for size in (10**9 + TRIM_ABOVE_BYTES, 10**9 - 10**8, 10**9 - 10**8 + TRIM_ABOVE_BYTES):  # noqa: B007 - the lambda's
+    for size in (10**9 + TRIM_ABOVE_BYTES, 10**9 - 10**8, 10**9 - 10**8 + TRIM_ABOVE_BYTES):
+        sizes[:] = [size]
         trimmer()
-    assert trimmed == []
-    size += 1
-    trimmer()
-    assert trimmed == [0]
-    trimmer()
-    assert trimmed == [0]
+    assert trimmed == [], "the least that was ever enough counts"
+    sizes[0] += 1
+    for tick in range(5):
+        trimmer()
+        assert len(trimmed) == min(tick + 1, TRIM_TRIES), "what cannot be given back is in use"
+    sizes[0] += TRIM_ABOVE_BYTES + 1
+    trimmer._trim = lambda _: sizes.__setitem__(0, sizes[0] - TRIM_ABOVE_BYTES // 4)
+    for _ in range(3):
+        trimmer()
+    assert sizes[0] == 10**9 - 10**8 + 2 * TRIM_ABOVE_BYTES + 2 - TRIM_ABOVE_BYTES // 4
