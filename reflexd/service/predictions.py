@@ -229,7 +229,8 @@ class PredictionService:
             except DamagedArtifact as error:
                 self._explain(error, sorted(asked))
             finally:  # what was deleted meanwhile may have been read again
-                self.forget([model for model in asked if model not in self._store.models])
+                if gone := [model for model in asked if model not in self._store.models]:
+                    self.forget(gone)
 
     def _explain(self, error: DamagedArtifact, models: Sequence[str]) -> NoReturn:
         if any(model not in self._store.models for model in models):
