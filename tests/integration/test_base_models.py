@@ -149,7 +149,9 @@ def test_a_model_of_another_stack_encoder_or_mode_is_incompatible(start_daemon: 
             answer = http.post(CREATE, json={"training_data": TICKETS, "base_model": "older", **more})
             assert word in check_error(daemon, answer, 400, "base_model_incompatible", "base_model")
 
-        refused({"stack": manifest["stack"] - 1}, "stack")
+        refused({"stack": manifest["stack"] - 2}, "stack")
+        merged = {"kind": "low_rank", "parameters": 8, "rank": 8}
+        refused({"stack": manifest["stack"] - 1, "adapter": merged}, "stack")
         refused({"backbone": {**manifest["backbone"], "fingerprint": "0" * 64}}, "encoder")
         refused({"backbone": {**manifest["backbone"], "precision": "../.."}}, "../..")
         refused({}, "multi_label", mode="multi_label")

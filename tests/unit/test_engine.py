@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -18,7 +19,7 @@ from reflexd.engine.trainer import train
 from reflexd.errors import ContextLengthExceeded, StartupError
 from reflexd.hookspecs import Checkpoint, Example
 from reflexd.registry import artifacts
-from reflexd.registry.artifacts import DamagedArtifact
+from reflexd.registry.artifacts import AdapterRef, DamagedArtifact
 from reflexd.schemas.worker import Message, Metrics, RunSpec
 from reflexd_plugins.checkpoints import MINILM
 from tests.unit.asking import ask_once, said
@@ -252,3 +253,19 @@ def test_a_text_is_refused_by_its_beginning_or_for_having_no_token(encoder: Enco
     for nothing in ("\u200b\u200b", "\x01\x02"):
         with pytest.raises(ValueError, match="no token"):
             encoder.token_ids_up_to_limit(nothing)
+
+
+def test_a_head_of_the_stack_before_goes_on_unless_its_adapter_was_merged(encoder: Encoder, tmp_path: Path) -> None:
+    train(spec_for(tmp_path), ROWS, ["billing", "bug"], encoder, lambda _: None)
+    _, manifest = artifacts.load(tmp_path, "m")
+    about = encoder.description
+
+    def refused(stack: int, kind: Literal["biases", "low_rank"] | None) -> bool:
+        manifest.stack = stack
+        manifest.adapter = None if kind is None else AdapterRef(kind=kind, parameters=1, rank=8)
+        return backbone.incompatibility(manifest, about.fingerprint, about.precision) is not None
+
+    assert [refused(backbone.STACK, kind) for kind in (None, "biases", "low_rank")] == [False, False, False]
+    assert [refused(backbone.MERGED_STACK, kind) for kind in (None, "biases", "low_rank")] == [False, False, True]
+    assert refused(backbone.MERGED_STACK - 1, None)
+    assert refused(backbone.STACK + 1, None)
