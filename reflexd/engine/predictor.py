@@ -48,7 +48,7 @@ class _Reading:
     def __init__(self, encoder: Encoder, ids: list[int]) -> None:
         self.encoder = encoder
         self.windows = encoder.windows(ids)
-        self.vectors: list[Vector | None] = [None] * len(self.windows)
+        self.vectors: dict[int, Vector] = {}
 
     def read(self, number: int) -> None:
         """Read one window."""
@@ -56,7 +56,7 @@ class _Reading:
 
     def features(self) -> Vector:
         """Return the features of the whole text; every window has been read."""
-        return self.encoder.join(self.windows, self.vectors)  # type: ignore[arg-type]
+        return self.encoder.join(self.windows, [self.vectors[number] for number in range(len(self.windows))])
 
 
 class _Text:
@@ -242,26 +242,20 @@ class Predictor:
         future: asyncio.Future[T] = loop.create_future()
         call = _Call((self.residents, self._turns, self.threads), key, bulk, chunk, rows)
 
-        def tell(result: T | None, error: BaseException | None) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)  # type: ignore[arg-type]
+        def tell(settle: Callable[[], None]) -> None:
+            if not future.done():  # its caller may have stopped waiting
+                settle()
 
         def concluded(outcome: Outcome | BaseException) -> None:
-            result, error = None, None
-            if isinstance(outcome, BaseException):
-                error = outcome
-            else:
-                try:
-                    result = conclude(outcome)
-                except BaseException as failed:
-                    error = failed
-            if error is not None and not isinstance(error, Exception):  # a panic of a library written in Rust
-                error = RuntimeError(f"{type(error).__name__} in a prediction")
-            loop.call_soon_threadsafe(tell, result, error)
+            try:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                settle = partial(future.set_result, conclude(outcome))
+            except Exception as error:
+                settle = partial(future.set_exception, error)
+            except BaseException as panic:  # of a library written in Rust
+                settle = partial(future.set_exception, RuntimeError(f"{type(panic).__name__} in a prediction"))
+            loop.call_soon_threadsafe(tell, settle)
             if isinstance(outcome, Outcome):
                 observability.observe_prediction(len(rows), outcome.waited, outcome.computed)
 
