@@ -100,7 +100,7 @@ class Training(Section, frozen=True):
     warm_children: Auto = 1
     runs_per_child: Count = 50
     max_attempts: Count = 3
-    nice: Annotated[int, Meta(ge=0, le=19)] = 10
+    nice: Annotated[int, Meta(ge=0, le=19)] = 15
     executor: str = "local"
     hold: bool = False
 
@@ -121,6 +121,40 @@ class Backbone(Section, frozen=True):
     precision: Literal["int8", "fp32"] = "int8"
 
 
+class Network(Section, frozen=True):
+    """[network]: what may leave this machine."""
+
+    offline: bool = False
+    allow: list[str] = []
+    ca_file: str = ""
+
+
+class Webhooks(Section, frozen=True):
+    """[webhooks]: how deliveries are sent and how long their log is kept."""
+
+    timeout_seconds: Annotated[float, Meta(gt=0, le=60)] = 15.0
+    concurrent: Count = 64
+    endpoints_per_tenant: Count = 20
+    keep_days: Count = 30
+
+
+class Files(Section, frozen=True):
+    """[files]: how much may be uploaded."""
+
+    max_bytes: Annotated[int, Meta(ge=1024)] = 209_715_200
+    tenant_bytes: Annotated[int, Meta(ge=1024)] = 10_737_418_240
+    upload_timeout_seconds: Seconds = 600.0
+
+
+class Batches(Section, frozen=True):
+    """[batches]: how much may be handed over at once, and how long the answers are kept."""
+
+    rows: Count = 10_000
+    lines: Count = 50_000
+    unfinished_per_key: Count = 100
+    keep_days: Count = 30
+
+
 class Plugins(Section, frozen=True):
     """[plugins]: which installed plugins are loaded."""
 
@@ -137,6 +171,10 @@ class Config(Section, frozen=True):
     training: Training = Training()
     predict: Predict = Predict()
     backbone: Backbone = Backbone()
+    network: Network = Network()
+    webhooks: Webhooks = Webhooks()
+    files: Files = Files()
+    batches: Batches = Batches()
     plugins: Plugins = Plugins()
 
 

@@ -24,7 +24,8 @@ from msgspec import Struct
 
 from reflexd import __version__
 from reflexd.api.auth import PUBLIC
-from reflexd.api.openapi_operations import ALWAYS, OPERATIONS, TAGS, Operation
+from reflexd.api.openapi_operation import ALWAYS, Operation
+from reflexd.api.openapi_operations import OPERATIONS, TAGS
 from reflexd.api.openapi_schemas import Schema, answer_schemas, body_schema, merge, request_schemas
 from reflexd.config import Limits
 from reflexd.errors import MethodNotAllowed, ReflexError, RouteNotFound

@@ -5,22 +5,14 @@ A route without an entry here stops the start, so a handler cannot be added with
 
 from __future__ import annotations
 
-from typing import Any
-
-from msgspec import Struct
-
 from reflexd.api import openapi_examples as examples
+from reflexd.api.openapi_operation import BAD_LIMIT, BODY, LIMIT, PRIVATE, STORED, Operation
 from reflexd.errors import (
-    AuthenticationFailed,
     BaseModelIncompatible,
     BaseModelNotFound,
     BaseModelNotReady,
-    BodyTooLarge,
     ContextLengthExceeded,
-    HeadTooLarge,
     IdempotencyKeyReused,
-    InsufficientScope,
-    InvalidJSON,
     InvalidRequest,
     JobNotCancellable,
     JobNotFound,
@@ -28,19 +20,13 @@ from reflexd.errors import (
     JobNotPrepared,
     JobNotResumable,
     LLMNotConfigured,
-    MisdirectedRequest,
     ModelNotFound,
     ModelNotReady,
     ModelUnusable,
     NotSupportedYet,
-    OriginNotAllowed,
     RateLimited,
-    ReflexError,
-    RequestTimeout,
     RouteNotFound,
-    StorageFull,
     Unavailable,
-    UnsupportedEncoding,
 )
 from reflexd.schemas.reflex import BatchRequest, PredictRequest
 
@@ -55,29 +41,6 @@ CREATE = "CreateJobRequest"
 """The component of the create request, which no one Struct holds: each data source adds a field to it."""
 
 
-class Operation(Struct, frozen=True, kw_only=True):
-    """What is said of one method of one path; summary and description begin with the handler's docstring."""
-
-    id: str
-    tag: str
-    description: str = ""
-    answer: Any = None
-    """Example of the 200, or several by name."""
-    answers: dict[str, Any] = {}
-    stream: Any = None
-    """Example of one event of the 200 as server-sent events."""
-    errors: tuple[ReflexError, ...] = ()
-    body: type | str | None = None
-    requests: dict[str, Any] = {}
-    """Examples of the body, by what they show."""
-    parameters: dict[str, dict[str, Any]] = {}
-    """By name: what is said of a parameter of the handler, or a whole parameter that the handler reads by itself."""
-    other: dict[str, dict[str, Any]] = {}
-    """Answers in another shape than the error's, by status."""
-    media: str = "application/json"
-    """Of the 200."""
-
-
 JOB_ID = {"job_id": {"description": "The id of a job of yours.", "example": examples.JOB_ID}}
 MODEL = {
     "model": {
@@ -86,7 +49,6 @@ MODEL = {
         "example": "tickets",
     }
 }
-LIMIT = {"description": "How many objects a page may hold."}
 METADATA = {
     "in": "query",
     "style": "deepObject",
@@ -96,21 +58,9 @@ METADATA = {
     "schema": {"type": "object", "additionalProperties": {"type": "string"}},
 }
 
-# Checked before the route is known: by the protocol, and by the look at Host and Origin.
-ALWAYS = (
-    InvalidRequest("A request needs exactly one Host header"),
-    OriginNotAllowed(),
-    RequestTimeout("The request did not arrive in time"),
-    MisdirectedRequest(),
-    HeadTooLarge(),
-)
-PRIVATE = (AuthenticationFailed(), InsufficientScope(), ReflexError())
-STORED = (*PRIVATE, StorageFull())
-BODY = (InvalidJSON(), BodyTooLarge(), UnsupportedEncoding())
 # A slash in a job's id makes the path another one, which no route answers.
 ONE_JOB = (*STORED, JobNotFound(), RouteNotFound())
 ONE_MODEL = (*STORED, ModelNotFound(param="model"), ModelNotReady(param="model"))
-BAD_LIMIT = InvalidRequest("limit: Expected `int` <= 100", param="limit")
 PREDICT = (
     *STORED,
     *BODY,

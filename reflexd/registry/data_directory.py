@@ -1,6 +1,7 @@
 """Decides where things lie in the data directory, that only its owner reads it, and that one process at a time uses it.
 
-D/reflexd.db  lock  admin.sock  initial-api-key  backups/  backbones/<random id>/  models/<random id>/  runs/<job id>/
+D/reflexd.db  lock  admin.sock  initial-api-key  backups/
+D/backbones/<random id>/  models/<random id>/  runs/<job id>/  files/<sha256>  batches/<batch id>/
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class DataDirectory:
         self.models = self.root / "models"
         self.runs = self.root / "runs"
         self.backbones = self.root / "backbones"
+        self.files = self.root / "files"
+        self.batches = self.root / "batches"
         self.socket = self.root / "admin.sock"
         self.initial_key = self.root / "initial-api-key"
         self._lock: int | None = None
@@ -100,7 +103,7 @@ class DataDirectory:
             self.root.chmod(0o700)
 
     def _make_folders(self) -> None:
-        for folder in (self.models, self.runs, self.backbones):
+        for folder in (self.models, self.runs, self.backbones, self.files, self.batches):
             folder.mkdir(mode=0o700, exist_ok=True)
         fsync_directory(self.root)
         probe = self.root / ".write-probe"

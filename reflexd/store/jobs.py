@@ -18,8 +18,9 @@ from reflexd.schemas.worker import headline
 from reflexd.store.database import Database, Transaction
 from reflexd.store.events import append
 from reflexd.store.models import ModelStore, ModelVersion, insert_version
+from reflexd.store.outbox import tell_of_job
 from reflexd.store.records import ACTIVE, Job, Kind, Level, columns_of, encode_json, job_of
-from reflexd.store.signals import QUEUED, Signals, job_topic
+from reflexd.store.signals import DELIVERIES, QUEUED, Signals, job_topic
 
 IDEMPOTENT_SECONDS = 86_400
 """How long an Idempotency-Key stands for the job it made."""
@@ -172,12 +173,13 @@ class JobStore:
                 result=headline(result),
             )
             await append(tx, job.id, f"Job succeeded: {version.name} version {version.version} is served")
+            await tell_of_job(tx, job_of(row))
             return version
 
         def committed(version: ModelVersion | None) -> None:
             if version is not None:
                 self._models.add(version)
-            self._signals.wake(job_topic(job.id), QUEUED)
+            self._signals.wake(job_topic(job.id), QUEUED, DELIVERIES)
 
         return await self._database.write(work, committed)
 
@@ -302,9 +304,12 @@ class JobStore:
             if row is None:
                 return None
             await append(tx, job_id, message, level)
-            return job_of(row)
+            job = job_of(row)
+            if job.finished_at is not None:
+                await tell_of_job(tx, job)
+            return job
 
-        return await self._database.write(work, lambda _: self._signals.wake(job_topic(job_id), QUEUED))
+        return await self._database.write(work, lambda _: self._signals.wake(job_topic(job_id), QUEUED, DELIVERIES))
 
 
 async def _earlier(tx: Transaction | Database, job: Job, retried: bool) -> Job | None:

@@ -34,6 +34,8 @@ class Job(Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     hyperparameters: dict[str, Any] = {}
     training_file: str
+    validation_file: str | None = None
+    webhook_url: str | None = None
     trained_examples: int = 0
     trained_tokens: int | None = None
     result: dict[str, Any] | None = None

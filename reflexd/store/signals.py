@@ -11,6 +11,12 @@ QUEUED = "queued"
 """Topic: a job may have become claimable."""
 
 
+DELIVERIES = "deliveries"
+"""Topic: a webhook may be due."""
+
+BATCHES = "batches"
+"""Topic: a batch may be to be worked on."""
+
 STOPPING = "stopping"
 """Topic: the daemon stops; what is open must come to its end."""
 

@@ -8,6 +8,7 @@ from typing import Literal
 from reflexd.store.database import Database
 from reflexd.store.deletions import DeletionStore
 from reflexd.store.events import EventStore
+from reflexd.store.files import FileStore
 from reflexd.store.jobs import JobStore
 from reflexd.store.keys import KeyStore
 from reflexd.store.models import ModelStore, ModelVersion
@@ -26,6 +27,7 @@ class Store:
         self.models = ModelStore(database)
         self.jobs = JobStore(database, self.models, self.signals)
         self.events = EventStore(database)
+        self.files = FileStore(database)
         self.deletions = DeletionStore(database, self.models, self.signals)
 
     @classmethod

@@ -150,7 +150,7 @@ def test_training_gives_way_to_all_else(daemon: Daemon) -> None:
     assert os.getpriority(os.PRIO_PROCESS, child) == 10
     group = Path(f"/proc/{child}/autogroup")
     if group.exists() and group.read_text():
-        wait_for(lambda: group.read_text().rstrip().endswith("nice 10"), "its session has the niceness too")
+        wait_for(lambda: group.read_text().rstrip().endswith("nice 15"), "its session has the niceness too")
 
 
 def _training_process(daemon: Daemon) -> int | None:

@@ -1,4 +1,4 @@
-"""Decides every way reflexd can say no: one class a kind, with its HTTP status, OpenAI error type and code.
+"""Decides every way to answer no: one class a kind, with its HTTP status, OpenAI error type and code.
 
 The first paragraph of a class's docstring is its default message, so the sentence a user reads stands where the kind is
 defined. Sources: spec section 1.10 (statuses and codes) and 3.6 (which statuses the OpenAI SDK retries by itself).
@@ -27,9 +27,6 @@ class ReflexError(Exception):
     def body(self) -> dict[str, dict[str, str | None]]:
         """Return the OpenAI error envelope, ready for JSON."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
-
-
-# --- answers to a request -------------------------------------------------------------------------------------------
 
 
 class InvalidRequest(ReflexError):
@@ -112,6 +109,18 @@ class JobNotCancellable(InvalidRequest):
     code = "job_not_cancellable"
 
 
+class BatchNotCancellable(InvalidRequest):
+    """The batch has already ended, so there is nothing to cancel."""
+
+    code = "batch_not_cancellable"
+
+
+class InvalidFile(InvalidRequest):
+    """The file cannot be used for this."""
+
+    code = "invalid_file"
+
+
 class AuthenticationFailed(ReflexError):
     """No valid API key was given: send it as "Authorization: Bearer rfx_...".
 
@@ -164,6 +173,34 @@ class ModelNotFound(InvalidRequest):
     code = "model_not_found"
 
 
+class FileNotFound(InvalidRequest):
+    """No file of yours has this id."""
+
+    status = 404
+    code = "file_not_found"
+
+
+class BatchNotFound(InvalidRequest):
+    """No batch of yours has this id."""
+
+    status = 404
+    code = "batch_not_found"
+
+
+class EndpointNotFound(InvalidRequest):
+    """No webhook endpoint of yours has this id."""
+
+    status = 404
+    code = "webhook_endpoint_not_found"
+
+
+class DeliveryNotFound(InvalidRequest):
+    """No webhook delivery of yours has this id."""
+
+    status = 404
+    code = "webhook_delivery_not_found"
+
+
 class MethodNotAllowed(InvalidRequest):
     """This route does not answer this method."""
 
@@ -200,6 +237,14 @@ class BaseModelNotReady(InvalidRequest):
 
     status = 409
     code = "base_model_not_ready"
+    headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
+
+
+class BatchNotReady(InvalidRequest):
+    """This batch has not ended yet: ask for its results once its status is completed."""
+
+    status = 409
+    code = "batch_not_ready"
     headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
 
 
@@ -267,58 +312,3 @@ class StorageFull(Unavailable):
 
     code = "storage_unavailable"
     headers: ClassVar[dict[str, str]] = {"retry-after": "30"}
-
-
-# --- the end of a job -----------------------------------------------------------------------------------------------
-
-
-class JobFailure(Exception):
-    """A training job ends as failed, with the triple that its `error` field shows."""
-
-    def __init__(self, code: str, message: str, param: str | None = None) -> None:
-        self.code = code
-        self.message = message
-        self.param = param
-        super().__init__(message)
-
-
-class ExecutorUnavailable(Exception):
-    """No training process can be started at present, which is no fault of the job that asked for one."""
-
-
-class WorkerDied(Exception):
-    """The training process ended on its own, without saying how its job ended."""
-
-
-# --- the end of a process -------------------------------------------------------------------------------------------
-
-
-class StartupError(Exception):
-    """The daemon cannot start as configured; the message is the one sentence the operator reads.
-
-    Exit status 78 (EX_CONFIG): restarting changes nothing, so the systemd unit does not try.
-    """
-
-    exit_code: ClassVar[int] = 78
-
-
-class AlreadyRunning(StartupError):
-    """Another reflexd holds this data directory."""
-
-    exit_code = 75
-
-
-class CannotStartNow(StartupError):
-    """What prevents the start may pass (an address in use, a full disk), so a service manager may try again."""
-
-    exit_code = 1
-
-
-class BackboneRefused(Exception):
-    """A sentence encoder is not added or not removed; the message is the one sentence the operator reads."""
-
-
-class ServerUnreachable(Exception):
-    """A client verb found no daemon to talk to."""
-
-    exit_code: ClassVar[int] = 69

@@ -1,0 +1,99 @@
+"""Decides what is remembered of a file: its owner, name, purpose, size and the hash under which its content lies."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from reflexd.store.database import Database, Transaction
+
+Order = Literal["asc", "desc"]
+
+
+class File(Struct, frozen=True, kw_only=True):
+    """A row of `files`; times are unix seconds."""
+
+    seq: int = 0
+    id: str
+    tenant_id: str
+    filename: str
+    purpose: str
+    bytes: int
+    sha256: str
+    created_at: int
+    expires_at: int | None = None
+
+    @property
+    def expired(self) -> bool:
+        """Whether it is to be treated as gone, though its row may still be there."""
+        return self.expires_at is not None and self.expires_at <= time.time()
+
+
+class FileStore:
+    """The files table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def insert(self, file: File) -> None:
+        """Remember a new file, whose content is durable already."""
+        columns: dict[str, Any] = msgspec.to_builtins(file)
+        del columns["seq"]
+        sql = f"INSERT INTO files ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+
+        async def work(tx: Transaction) -> None:
+            await tx.run(sql, tuple(columns.values()))
+
+        await self._database.write(work)
+
+    async def get(self, tenant_id: str, file_id: str) -> File | None:
+        """Return a file of the tenant; None for another's, and for one that has expired."""
+        row = await self._database.row("SELECT * FROM files WHERE id = ? AND tenant_id = ?", (file_id, tenant_id))
+        file = msgspec.convert(dict(row), File) if row is not None else None
+        return None if file is None or file.expired else file
+
+    async def page(
+        self, tenant_id: str, limit: int, after: int | None, order: Order, purpose: str | None
+    ) -> tuple[list[File], bool]:
+        """Return up to `limit` files behind the one with seq `after`; and whether more follow."""
+        sign, start = ("<", 1 << 62) if order == "desc" else (">", 0)
+        rows = await self._database.rows(
+            f"SELECT * FROM files WHERE tenant_id = ? AND seq {sign} ? AND purpose = COALESCE(?, purpose) "  # noqa: S608
+            f"AND COALESCE(expires_at, ?) > ? ORDER BY seq {order} LIMIT ?",
+            (tenant_id, start if after is None else after, purpose, 1 << 62, int(time.time()), limit + 1),
+        )
+        return [msgspec.convert(dict(row), File) for row in rows[:limit]], len(rows) > limit
+
+    async def bytes_of(self, tenant_id: str) -> int:
+        """Return how many bytes the tenant's files have."""
+        row = await self._database.row("SELECT SUM(bytes) FROM files WHERE tenant_id = ?", (tenant_id,))
+        return (row[0] or 0) if row is not None else 0
+
+    async def delete(self, tenant_id: str, file_id: str) -> File | None:
+        """Forget a file and return it; None where the tenant has none of this id."""
+
+        async def work(tx: Transaction) -> File | None:
+            row = await tx.row("DELETE FROM files WHERE id = ? AND tenant_id = ? RETURNING *", (file_id, tenant_id))
+            return msgspec.convert(dict(row), File) if row is not None else None
+
+        return await self._database.write(work)
+
+    async def delete_expired(self) -> set[str]:
+        """Forget the files whose time is over; return the hashes of their contents."""
+
+        async def work(tx: Transaction) -> set[str]:
+            rows = await tx.rows("DELETE FROM files WHERE expires_at <= ? RETURNING sha256", (int(time.time()),))
+            return {row["sha256"] for row in rows}
+
+        return await self._database.write(work)
+
+    async def contents(self) -> set[str]:
+        """Return the hashes of all contents that a file has."""
+        return {row["sha256"] for row in await self._database.rows("SELECT DISTINCT sha256 FROM files")}
+
+    async def has_content(self, sha256: str) -> bool:
+        """Whether any file, of whichever tenant, has this content."""
+        return await self._database.row("SELECT 1 FROM files WHERE sha256 = ? LIMIT 1", (sha256,)) is not None
