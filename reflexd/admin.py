@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from reflexd.admin_webhooks import WebhookVerbs
 from reflexd.config import Config
 from reflexd.errors import AlreadyRunning, BackboneRefused, ReflexError, StartupError
 from reflexd.observability import configure_logging
@@ -29,6 +30,7 @@ from reflexd.store.store import DATABASE, Store
 
 if TYPE_CHECKING:
     from reflexd.service.backbones import BackboneService
+    from reflexd.service.webhooks import WebhookService
 
 LINE_LIMIT = 64 << 20
 LOG_PAGE = 1_000
@@ -50,8 +52,14 @@ class AdminError(Exception):
 class AdminVerbs:
     """What an operator on the machine may do, across all tenants."""
 
-    def __init__(self, store: Store, directory: DataDirectory, backbones: Callable[[], BackboneService]) -> None:
-        """`backbones` gives their service; making one loads the plugins, which the other verbs can do without."""
+    def __init__(
+        self,
+        store: Store,
+        directory: DataDirectory,
+        backbones: Callable[[], BackboneService],
+        webhooks: Callable[[], WebhookService],
+    ) -> None:
+        """The last two give their service; making one loads the plugins, which the other verbs can do without."""
         self._store = store
         self._directory = directory
         self._backbones = backbones
@@ -68,6 +76,7 @@ class AdminVerbs:
             "backbones.add": self.add_backbone,
             "backbones.list": self.list_backbones,
             "backbones.remove": self.remove_backbone,
+            **WebhookVerbs(store, webhooks).table,
         }
 
     async def create_key(self, name: str, tenant: str | None = None, scopes: list[str] | None = None) -> str:
@@ -78,7 +87,7 @@ class AdminVerbs:
         unknown = set(scopes or ()) - set(SCOPES)
         if unknown:
             raise AdminError(f"unknown scope {', '.join(sorted(unknown))}; there are {', '.join(SCOPES)}")
-        if tenant is None and await self._store.keys.tenant_exists(name):
+        if tenant is None and name in (await self._store.keys.tenants()).values():
             raise AdminError(f"there is a tenant {name} already: use --tenant {name} for one more key of it")
         return await self._store.keys.create(name, tenant, scopes or ORDINARY_SCOPES)
 
@@ -240,7 +249,12 @@ async def _run_here(config: Config, directory: DataDirectory, line: bytes) -> di
     try:
         store = await Store.open(directory.root)
         try:
-            verbs = AdminVerbs(store, directory, lambda: _open_backbones(config, directory, store))
+            verbs = AdminVerbs(
+                store,
+                directory,
+                lambda: _open_backbones(config, directory, store),
+                lambda: _open_webhooks(config, store),
+            )
             answer = await _run_line(verbs, line)
         finally:
             await store.close()
@@ -258,6 +272,17 @@ def _open_backbones(config: Config, directory: DataDirectory, store: Store) -> B
     registered = PluginManager(config.plugins.allow).checkpoints
     present = Backbones(registered, directory.backbones, cache_directory(config))
     return BackboneService(store, directory, present, config.training.backbone, config.backbone.precision)
+
+
+def _open_webhooks(config: Config, store: Store) -> WebhookService:
+    from reflexd.egress.door import Door
+    from reflexd.egress.sender import Sender
+    from reflexd.plugins import PluginManager
+    from reflexd.service.webhooks import WebhookService
+
+    door = Door(config.network)
+    sender = Sender(PluginManager(config.plugins.allow).transports, door, config.webhooks.timeout_seconds)
+    return WebhookService(store, sender, config.webhooks.endpoints_per_tenant)
 
 
 @contextlib.contextmanager

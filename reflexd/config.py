@@ -6,6 +6,7 @@ reflexd.toml in the top level is these Structs written out; a test holds the two
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import re
 import tomllib
@@ -127,6 +128,18 @@ class Network(Section, frozen=True):
     offline: bool = False
     allow: list[str] = []
     ca_file: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an entry of `allow` that is neither a host name nor an address or network."""
+        for entry in self.allow:
+            try:
+                ipaddress.ip_network(entry, strict=False)
+            except ValueError:
+                if not HOST_NAME.fullmatch(entry.removeprefix(".")) or entry.rpartition(".")[2].isdigit():
+                    raise ValueError(
+                        f"allow: {entry!r} is neither a host name (like 'hooks.example.com', or '.example.com' for its "
+                        "subdomains) nor an address or network (like '10.1.0.0/16'); no scheme and no port"
+                    ) from None
 
 
 class Webhooks(Section, frozen=True):

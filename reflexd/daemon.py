@@ -23,6 +23,8 @@ from reflexd.api.app import Services, create_app
 from reflexd.api.openapi import Described
 from reflexd.api.protocol import protocol
 from reflexd.config import Config
+from reflexd.egress.door import Door
+from reflexd.egress.sender import Sender
 from reflexd.engine.backbones import Backbones, Ground
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.encoders import Encoders
@@ -34,6 +36,7 @@ from reflexd.hookspecs import Executor, ExecutorOptions
 from reflexd.observability import configure_logging
 from reflexd.plugins import PluginManager
 from reflexd.registry.data_directory import cache_directory, data_directory
+from reflexd.scheduler.deliveries import Deliveries, DeliveryOptions
 from reflexd.scheduler.dispatcher import Dispatcher, DispatchOptions
 from reflexd.scheduler.periodic import build_timers
 from reflexd.service.admission import Admission
@@ -44,6 +47,7 @@ from reflexd.service.jobs import JobService
 from reflexd.service.models import ModelService
 from reflexd.service.predictions import PredictionService, PredictLimits
 from reflexd.service.readiness import Readiness
+from reflexd.service.webhooks import WebhookService
 from reflexd.store.store import Store
 
 LOCK_PATIENCE_SECONDS = 2.0
@@ -86,7 +90,11 @@ class Daemon:
 
             readiness = Readiness(store.database, directory.root)
             predictions = self._build_predictions(store)
-            jobs = self._build_jobs(store, plugins, backbones, predictions)
+            door = Door(config.network)
+            stack.callback(door.close)
+            sender = Sender(plugins.transports, door, config.webhooks.timeout_seconds)
+            webhooks = WebhookService(store, sender, config.webhooks.endpoints_per_tenant)
+            jobs = self._build_jobs(store, plugins, backbones, predictions, webhooks)
             limits = StreamLimits(open=config.limits.streams, open_per_key=config.limits.streams_per_key)
             streams = EventStreams(store, limits)
             server = self._build_server(
@@ -97,6 +105,7 @@ class Daemon:
                     served=ModelService(store, jobs),
                     streams=streams,
                     predictions=predictions,
+                    webhooks=webhooks,
                     readiness=readiness,
                 ),
                 Described(limits=config.limits, sources=plugins.data_sources),
@@ -115,12 +124,14 @@ class Daemon:
                 dispatcher.stop_claiming()
 
             operated = BackboneService(store, directory, backbones, config.training.backbone, config.backbone.precision)
-            admin = await serve_admin(AdminVerbs(store, directory, lambda: operated), directory.socket)
+            admin = await serve_admin(
+                AdminVerbs(store, directory, lambda: operated, lambda: webhooks), directory.socket
+            )
             stack.callback(directory.socket.unlink, missing_ok=True)
             stack.callback(admin.close)
             plugins.startup(directory.root)
             stack.callback(lambda: [log.error("plugin failed", why=why) for why in plugins.shutdown()])
-            timers = build_timers(store)
+            timers = build_timers(store, config.webhooks.keep_days)
             timers.start()
             stack.callback(timers.shutdown, wait=False)
             stack.push_async_callback(executor.stop)
@@ -150,6 +161,10 @@ class Daemon:
                     await asyncio.to_thread(predictions.predictor.close)
 
             stack.push_async_callback(close_predictor)
+            deliveries = Deliveries(store, sender, DeliveryOptions(config.webhooks.concurrent))
+            delivering = asyncio.create_task(deliveries.run())
+            delivering.add_done_callback(partial(self._ended, server))
+            stack.push_async_callback(_end, delivering)
             working = asyncio.create_task(work())
             working.add_done_callback(partial(self._ended, server))
             stack.push_async_callback(_end, working)
@@ -205,12 +220,19 @@ class Daemon:
         return Predictor(residents, threads)
 
     def _build_jobs(
-        self, store: Store, plugins: PluginManager, backbones: Backbones, predictions: PredictionService
+        self,
+        store: Store,
+        plugins: PluginManager,
+        backbones: Backbones,
+        predictions: PredictionService,
+        webhooks: WebhookService,
     ) -> JobService:
         directory = self._directory
         return JobService(
             store,
-            Admission(plugins.data_sources, self._config.limits, self._config.training.max_budget_seconds),
+            Admission(
+                plugins.data_sources, self._config.limits, webhooks.check_url, self._config.training.max_budget_seconds
+            ),
             BaseModels(store, directory.models, backbones),
             self._config.training.queued_per_key,
             directory.runs,

@@ -7,7 +7,7 @@ Registering must have no side effect: hooks are called in the daemon and again i
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -122,13 +122,32 @@ class DefaultReflex(Struct, frozen=True):
     aliases: tuple[str, ...] = ()
 
 
+class Reply(Struct, frozen=True, kw_only=True):
+    """A receiver's answer: its HTTP status, and its Retry-After header where it has one."""
+
+    status: int
+    retry_after: str = ""
+
+
+class Post(Protocol):
+    """The one guarded way out: a POST over http or https to what the operator's [network] lets be reached."""
+
+    async def __call__(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """Send the bytes as they are and return the answer; raises where the URL may not be or cannot be reached."""
+        ...
+
+
 class WebhookTransport(Protocol):
-    """Delivers one signed webhook to the addresses of one URL scheme."""
+    """Delivers signed webhooks to the URLs of one scheme."""
 
     scheme: str
 
-    async def deliver(self, url: str, body: bytes, headers: dict[str, str], timeout: float) -> int:  # noqa: ASYNC109
-        """Send the bytes as they are and return the HTTP-like status."""
+    async def deliver(self, url: str, body: bytes, headers: Mapping[str, str], post: Post) -> Reply:
+        """Send the bytes as they are; a status of 200 to 299 means that they were taken, 410 that none is wanted.
+
+        It is cancelled when it takes longer than [webhooks] timeout_seconds. What it raises counts as an attempt that
+        failed. A transport over HTTP uses `post`, and opens no connection of its own.
+        """
         ...
 
 

@@ -40,6 +40,9 @@ PREDICT_REFUSED = Counter("reflexd_predict_refused", "Predict requests answered 
 RESIDENT_MODELS = Gauge("reflexd_resident_models", "Classifiers in memory")
 RESIDENT_BYTES = Gauge("reflexd_resident_bytes", "Memory of the classifiers in memory, adapters among them, about")
 MODEL_READS = Counter("reflexd_model_reads", "Classifiers read from the disk because they were not in memory")
+WEBHOOK_ATTEMPTS = Counter(
+    "reflexd_webhook_attempts", "Attempts to deliver a webhook: delivered, postponed, or failed for good", ["outcome"]
+)
 _WAIT, _COMPUTE = PREDICT_SECONDS.labels("wait"), PREDICT_SECONDS.labels("compute")
 
 QUOTABLE = (ReflexError, StartupError, WorkerDied, JobFailure, OSError, sqlite3.Error)

@@ -21,12 +21,14 @@ from reflexd.api.metrics import metrics
 from reflexd.api.models import ModelsController
 from reflexd.api.openapi import Described, build_document
 from reflexd.api.predict import ReflexController
+from reflexd.api.webhook_endpoints import DeliveryController, EndpointController, webhook_event_types
 from reflexd.config import Http
 from reflexd.service.event_streams import EventStreams
 from reflexd.service.jobs import JobService
 from reflexd.service.models import ModelService
 from reflexd.service.predictions import PredictionService
 from reflexd.service.readiness import Readiness
+from reflexd.service.webhooks import WebhookService
 from reflexd.store.keys import KeyStore
 from reflexd.store.models import ModelStore
 
@@ -34,6 +36,9 @@ ROUTE_HANDLERS: list[ControllerRouterHandler] = [
     FineTuningController,
     ModelsController,
     ReflexController,
+    EndpointController,
+    DeliveryController,
+    webhook_event_types,
     healthz,
     readyz,
     metrics,
@@ -50,6 +55,7 @@ class Services(Struct, frozen=True, kw_only=True):
     served: ModelService
     streams: EventStreams
     predictions: PredictionService
+    webhooks: WebhookService
     readiness: Readiness
 
 
@@ -69,6 +75,7 @@ def create_app(services: Services, http: Http, described: Described) -> ASGIApp:
             "served": given(services.served),
             "streams": given(services.streams),
             "predictions": given(services.predictions),
+            "webhooks": given(services.webhooks),
             "readiness": given(services.readiness),
         },
         guards=[key_guard(services.keys)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -15,11 +16,12 @@ from reflexd.schemas.openai import (
     Model,
     Page,
 )
+from reflexd.schemas.webhooks import WebhookDelivery, WebhookEndpoint
 from reflexd.service.jobs import event_prefix
 from reflexd.store.models import ModelStore, ModelVersion
 from reflexd.store.records import Event, Job
 
-T = TypeVar("T", FineTuningJob, JobEvent, Checkpoint)
+T = TypeVar("T", FineTuningJob, JobEvent, Checkpoint, WebhookEndpoint, WebhookDelivery)
 
 
 def make_page(data: list[T], more: bool = False) -> Page[T]:
@@ -59,7 +61,14 @@ def job_object(job: Job, models: ModelStore) -> FineTuningJob:
         metadata=job.metadata,
         hyperparameters=job.hyperparameters,
         auto_train=job.auto_train,
+        webhook_url=shortened(job.webhook_url) if job.webhook_url is not None else None,
     )
+
+
+def shortened(url: str) -> str:
+    """Return a URL without its path and query, which may hold somebody's secret."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def event_object(event: Event) -> JobEvent:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from reflexd.api import openapi_examples as examples
 from reflexd.api.openapi_operation import BAD_LIMIT, BODY, LIMIT, PRIVATE, STORED, Operation
+from reflexd.api.openapi_webhooks import WEBHOOK_OPERATIONS
 from reflexd.errors import (
     BaseModelIncompatible,
     BaseModelNotFound,
@@ -34,6 +35,7 @@ TAGS = {
     "Jobs": "Training jobs, as in the OpenAI fine-tuning API.",
     "Models": "The trained classifiers of a tenant, and the default Reflexes that all tenants share.",
     "Classification": "Ask one classifier, or many, about one text or many.",
+    "Webhooks": "Who is told of jobs and batches that end, signed as Standard Webhooks has it.",
     "Probes": "What a load balancer, a service manager or Prometheus asks.",
 }
 
@@ -83,7 +85,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             *STORED,
             *BODY,
             InvalidRequest("The row's label is not among `labels`", param="training_data[3].label"),
-            NotSupportedYet(param="webhook_url"),
+            InvalidRequest(
+                "webhook_url cannot be used: 10.1.2.3 is no public address, and [network] allow does not list it",
+                param="webhook_url",
+            ),
+            NotSupportedYet(param="integrations"),
             BaseModelNotFound(param="base_model"),
             BaseModelIncompatible(param="base_model"),
             LLMNotConfigured(param="generate"),
@@ -220,6 +226,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         body=BatchRequest,
         requests=examples.BATCH_REQUESTS,
     ),
+    **WEBHOOK_OPERATIONS,
     ("GET", "/healthz"): Operation(id="healthz", tag="Probes", answer={"status": "ok"}),
     ("HEAD", "/healthz"): Operation(id="healthzHead", tag="Probes"),
     ("GET", "/health"): Operation(id="health", tag="Probes", answer={"status": "ok"}),

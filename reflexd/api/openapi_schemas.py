@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from reflexd.api.openapi_operations import CREATE
+from reflexd.api.openapi_operations import CREATE, OPERATIONS
 from reflexd.config import Limits
 from reflexd.errors import (
     AuthenticationFailed,
@@ -27,7 +27,7 @@ from reflexd.errors import (
     Unavailable,
 )
 from reflexd.hookspecs import DataSource, Example, payload_type
-from reflexd.schemas.reflex import BatchRequest, BatchRow, PredictRequest
+from reflexd.schemas.reflex import BatchRow
 from reflexd.service.admission import LATER, CreateFields
 
 Schema = dict[str, Any]
@@ -169,7 +169,8 @@ def _parts(kind: Any) -> tuple[Any, ...]:
 
 def request_schemas(limits: Limits, sources: Mapping[str, DataSource]) -> dict[str, Schema]:
     """Return the components that request bodies need, the create request's among them."""
-    _, components = _components([CreateFields, PredictRequest, BatchRequest, BatchRow])
+    bodies = {operation.body for operation in OPERATIONS.values() if isinstance(operation.body, type)}
+    _, components = _components([CreateFields, BatchRow, *sorted(bodies, key=lambda kind: kind.__name__)])
     del components["GivenRow"]  # how rows are read; what they must be is BatchRow
     text = {"minLength": 1, "maxLength": limits.text_chars}
 
@@ -227,6 +228,10 @@ def _create_request(fixed: Schema, limits: Limits, fields: Mapping[str, Schema])
     properties["hyperparameters"]["description"] = (
         "`budget_seconds` is how long the encoder may be tuned, in seconds of a usual processor; 0 leaves it as it is."
         " The others are chosen by the trainer, and an event says so."
+    )
+    properties["webhook_url"]["description"] = (
+        "Told when the job has ended, signed as Standard Webhooks has it: an https URL, or one of a host that the"
+        " operator lists. Shown again without its path."
     )
     properties["training_file"] = {"description": "Ignored; the OpenAI SDK always sends one."}
     properties |= fields

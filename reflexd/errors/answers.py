@@ -115,6 +115,15 @@ class BatchNotCancellable(InvalidRequest):
     code = "batch_not_cancellable"
 
 
+class EndpointUnreachable(InvalidRequest):
+    """The endpoint was not reached.
+
+    A 400 and not a 502: the SDK would send the test twice more.
+    """
+
+    code = "webhook_endpoint_unreachable"
+
+
 class InvalidFile(InvalidRequest):
     """The file cannot be used for this."""
 

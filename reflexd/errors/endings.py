@@ -1,4 +1,4 @@
-"""Decides what ends a job, a training process or the daemon, and with which exit code."""
+"""Decides what ends a job, an attempt to reach somebody, a training process or the daemon, with which exit code."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ class JobFailure(Exception):
         self.message = message
         self.param = param
         super().__init__(message)
+
+
+class NotAllowedOut(Exception):
+    """This URL or address may not be reached from here; the message says why, after the URL's name."""
+
+
+class Unreachable(Exception):
+    """Nothing at this URL answers as it should."""
 
 
 class ExecutorUnavailable(Exception):

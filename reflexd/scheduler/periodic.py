@@ -20,7 +20,7 @@ TRIM_TRIES = 2
 """What as many trims in a row cannot give back is in use."""
 
 
-def build_timers(store: Store) -> AsyncIOScheduler:
+def build_timers(store: Store, keep_deliveries_days: int) -> AsyncIOScheduler:
     """Return the timers, not yet started.
 
     The dispatcher's safety tick, in case a wake-up could not be acted on; the forgetting of deleted names; and giving
@@ -28,6 +28,13 @@ def build_timers(store: Store) -> AsyncIOScheduler:
     """
     timers = AsyncIOScheduler(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}, timezone="UTC"
+    )
+    timers.add_job(
+        store.webhooks.forget_old,
+        "interval",
+        args=[keep_deliveries_days],
+        hours=FORGET_EVERY_HOURS,
+        id="forget-deliveries",
     )
     timers.add_job(
         store.signals.wake, "interval", args=[QUEUED], seconds=SAFETY_TICK_SECONDS, id="dispatcher-safety-tick"

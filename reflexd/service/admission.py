@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -23,7 +23,7 @@ from reflexd.store.identifiers import new_id
 from reflexd.store.keys import Key
 from reflexd.store.records import Job
 
-LATER = ("webhook_url", "validation_file", "integrations")
+LATER = ("validation_file", "integrations")
 """Fields of the contract that this version refuses rather than ignores."""
 MAX_IDEMPOTENCY_KEY = 255
 MAX_BUDGET_SECONDS = 86_400.0
@@ -67,6 +67,7 @@ class CreateFields(Struct, kw_only=True):
     auto_train: bool | None = None
     method: Method | None = None
     hyperparameters: Hyperparameters | None = None
+    webhook_url: str | None = None
 
 
 class Repeat(Struct, frozen=True):
@@ -96,9 +97,16 @@ class Admission:
     """Checks create requests against the registered data sources and the limits; touches nothing that is stored."""
 
     def __init__(
-        self, sources: Mapping[str, DataSource], limits: Limits, max_budget_seconds: float = MAX_BUDGET_SECONDS
+        self,
+        sources: Mapping[str, DataSource],
+        limits: Limits,
+        check_url: Callable[[str, str], None],
+        max_budget_seconds: float = MAX_BUDGET_SECONDS,
     ) -> None:
-        """Raise StartupError for a source that would take the name of one of the request's own fields."""
+        """Raise StartupError for a source that would take the name of one of the request's own fields.
+
+        `check_url` raises InvalidRequest for a webhook_url that is never sent to; it is given the field's name too.
+        """
         for name in sources:
             if name in (*CreateFields.__struct_fields__, *LATER, "training_file"):
                 raise StartupError(
@@ -106,6 +114,7 @@ class Admission:
                 )
         self._sources = sources
         self._limits = limits
+        self._check_url = check_url
         self._max_budget_seconds = max_budget_seconds
 
     def admit(self, key: Key, body: bytes, body_sha256: str, repeat: Repeat) -> Admitted:
@@ -130,6 +139,8 @@ class Admission:
         base = base_of(fields)
         if fields.suffix is not None:
             check_suffix(fields.suffix)
+        if fields.webhook_url:
+            self._check_url(fields.webhook_url, "webhook_url")
         given_labels = fields.labels or []
         labels, mode, examples = self._check_input(source, raw[source.name], given_labels, fields.mode)
         job_id = new_id("ftjob-")
@@ -146,6 +157,7 @@ class Admission:
             auto_train=fields.auto_train is not False,
             seed=fields.seed if fields.seed is not None else secrets.randbelow(2**31),
             metadata=fields.metadata,
+            webhook_url=fields.webhook_url or None,
             hyperparameters=heeded,
             training_file=f"file-inline-{job_id}",  # one that was sent beside an inline input is ignored
             trained_examples=examples,

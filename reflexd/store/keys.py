@@ -71,9 +71,9 @@ class KeyStore:
         """Whether any key exists, revoked ones included."""
         return await self._database.row("SELECT 1 FROM keys LIMIT 1") is not None
 
-    async def tenant_exists(self, name: str) -> bool:
-        """Whether there is a tenant of this name."""
-        return await self._database.row("SELECT 1 FROM tenants WHERE name = ?", (name,)) is not None
+    async def tenants(self) -> dict[str, str]:
+        """Return the name of each tenant by its id."""
+        return {row["id"]: row["name"] for row in await self._database.rows("SELECT id, name FROM tenants")}
 
     async def create(self, name: str, tenant: str | None = None, scopes: Sequence[str] = ORDINARY_SCOPES) -> str:
         """Make a key in `tenant` (default: the tenant named like the key; made when new) and return its secret.

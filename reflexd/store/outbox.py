@@ -7,25 +7,16 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any
 
 import msgspec
 
+from reflexd.schemas.webhooks import EventType
 from reflexd.schemas.worker import headline
 from reflexd.store.database import Transaction
 from reflexd.store.identifiers import new_id
 from reflexd.store.records import Job
 
-EventType = Literal[
-    "fine_tuning.job.succeeded",
-    "fine_tuning.job.failed",
-    "fine_tuning.job.cancelled",
-    "batch.completed",
-    "batch.failed",
-    "batch.expired",
-    "batch.cancelled",
-]
-EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 ENDED: dict[str, EventType] = {
     "succeeded": "fine_tuning.job.succeeded",
     "failed": "fine_tuning.job.failed",

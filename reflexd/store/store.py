@@ -13,6 +13,7 @@ from reflexd.store.jobs import JobStore
 from reflexd.store.keys import KeyStore
 from reflexd.store.models import ModelStore, ModelVersion
 from reflexd.store.signals import Signals
+from reflexd.store.webhooks import WebhookStore
 
 DATABASE = "reflexd.db"
 
@@ -28,6 +29,7 @@ class Store:
         self.jobs = JobStore(database, self.models, self.signals)
         self.events = EventStore(database)
         self.files = FileStore(database)
+        self.webhooks = WebhookStore(database, self.signals)
         self.deletions = DeletionStore(database, self.models, self.signals)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -15,7 +16,7 @@ UNKNOWN = "ftjob-00000000-0000-7000-8000-000000000000"
 
 
 class Route(Struct, frozen=True):
-    """One method of one path; `path` has {job_id} and {model} in it."""
+    """One method of one path; `path` has {job_id}, {model} and their like in it."""
 
     method: str
     path: str
@@ -27,8 +28,8 @@ class Route(Struct, frozen=True):
         return self.to(UNKNOWN)
 
     def to(self, name: str) -> str:
-        """Return the path with a job id or model name in it."""
-        return self.path.format(job_id=name, model=name)
+        """Return the path with this id or name in it."""
+        return re.sub(r"\{\w+\}", name, self.path)
 
 
 def _walk() -> list[Route]:

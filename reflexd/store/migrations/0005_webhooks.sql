@@ -44,6 +44,7 @@ CREATE TABLE deliveries (
 ) STRICT;
 
 CREATE INDEX deliveries_due ON deliveries (url, next_at) WHERE status = 'pending';
+CREATE INDEX deliveries_next ON deliveries (next_at) WHERE status = 'pending';
 CREATE INDEX deliveries_of_tenant ON deliveries (tenant_id, seq);
 CREATE INDEX deliveries_by_age ON deliveries (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX deliveries_of_endpoint ON deliveries (endpoint_id) WHERE endpoint_id IS NOT NULL;
