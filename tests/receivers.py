@@ -88,6 +88,9 @@ def receiving() -> Iterator[Receiver]:
         daemon_threads = True
         request_queue_size = 128
 
+        def handle_error(self, *_: object) -> None:
+            """Write nothing: a daemon that was killed has left."""
+
     with Server(("127.0.0.1", 0), Handler) as server:
         receiver = Receiver(server.server_address[1])
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

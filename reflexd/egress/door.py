@@ -21,8 +21,9 @@ from reflexd.errors import NotAllowedOut, StartupError, Unreachable
 from reflexd.hookspecs import Reply
 
 MOST_ANSWER_BYTES = 65_536
-ANSWER_SECONDS = 2.0
-"""How long the rest of an answer is read whose status is known; only politeness wants it."""
+ANSWER_SECONDS = 0.2
+"""How long the rest of an answer is read whose status is known; only politeness wants it, and a drip may not use up
+the time in which the status was had."""
 RESOLVING_THREADS = 32
 """Names that are resolved at once: a dead name server holds one for half a minute."""
 

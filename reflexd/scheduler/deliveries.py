@@ -1,8 +1,8 @@
 """Decides when each webhook is sent and sent again, and that a receiver which does not answer delays no other.
 
 Sending comes before recording, so a crash in between sends once more: with the same id and body, which is how receivers
-know it. A URL has few deliveries under way at once, and one that fails has one; those that fail together fill at most
-half of the places.
+know it. A URL has one delivery under way at once until it has answered well, and then a few; those whose latest attempt
+failed fill at most half of the places together.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ JITTER = 0.1
 """A pause is up to this share longer, so that what failed together does not come back together."""
 LONGEST_RETRY_AFTER = 24 * HOUR
 AT_ONCE = 4
-"""Deliveries under way to one URL, one where its latest attempt failed."""
+"""Deliveries under way to one URL whose latest attempt went well; to any other there is one."""
 LONGEST_WAIT = 60.0
-MOST_FAILING = 10_000
-"""URLs that are remembered as failing."""
+MOST_KNOWN = 10_000
+"""URLs that are remembered as failing, and as answering well."""
 GONE = 410
 
 log = structlog.get_logger(__name__)
@@ -59,7 +59,10 @@ class Deliveries:
         self._places = options.concurrent
         self._clock = clock
         self._under_way: dict[int, asyncio.Task[None]] = {}
+        self._just_ended: set[int] = set()
+        """Attempts that ended while the due ones were read, which may have been before that was recorded."""
         self._per_url: Counter[str] = Counter()
+        self._good: set[str] = set()
         self._failing: dict[str, float] = {}
         """URLs whose latest attempt failed, and until when they asked to be left alone."""
         self._random = random.SystemRandom()
@@ -87,10 +90,12 @@ class Deliveries:
     async def start_due(self) -> None:
         """Begin every delivery that is due and has a place."""
         now = self._clock()
+        self._just_ended.clear()
         for delivery in await self._store.webhooks.due(now, 2 * AT_ONCE):
             if len(self._under_way) >= self._places:
                 return
-            if delivery.seq not in self._under_way and self._may_start(delivery.url, now):
+            busy = delivery.seq in self._under_way or delivery.seq in self._just_ended
+            if not busy and self._may_start(delivery.url, now):
                 self._per_url[delivery.url] += 1
                 self._under_way[delivery.seq] = asyncio.create_task(self._deliver(delivery))
 
@@ -107,7 +112,7 @@ class Deliveries:
 
     def _may_start(self, url: str, now: float) -> bool:
         if url not in self._failing:
-            return self._per_url[url] < AT_ONCE
+            return self._per_url[url] < (AT_ONCE if url in self._good else 1)
         slow = sum(count for other, count in self._per_url.items() if other in self._failing)
         return self._failing[url] <= now and not self._per_url[url] and slow < max(1, self._places // 2)
 
@@ -125,17 +130,21 @@ class Deliveries:
             self._failing[delivery.url] = self._clock() + PAUSES[0]
         finally:
             del self._under_way[delivery.seq]
+            self._just_ended.add(delivery.seq)
             self._per_url[delivery.url] -= 1
             if not self._per_url[delivery.url]:
                 del self._per_url[delivery.url]
             self._store.signals.wake(DELIVERIES)
 
     def _note(self, url: str, attempt: Attempt) -> None:
+        self._failing.pop(url, None)
+        self._good.discard(url)
+        for known in (self._good, self._failing):
+            if len(known) >= MOST_KNOWN:
+                known.clear()  # they are found out again
         if attempt.delivered:
-            self._failing.pop(url, None)
+            self._good.add(url)
         else:
-            if len(self._failing) >= MOST_FAILING:
-                self._failing.clear()  # they are found out again
             self._failing[url] = self._clock() + retry_after(attempt.retry_after, self._clock())
 
     async def _record(self, delivery: Delivery, attempt: Attempt) -> None:
