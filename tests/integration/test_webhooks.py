@@ -22,7 +22,7 @@ from tests.rows import TICKETS
 
 LOOPBACK = {"REFLEXD_NETWORK__ALLOW": "127.0.0.1"}
 HELD = {"REFLEXD_TRAINING__HOLD": "true", "REFLEXD_TRAINING__WARM_CHILDREN": "0"}
-KILLS = int(os.environ.get("RFX_WEBHOOK_KILLS", "8"))
+KILLS = int(os.environ.get("RFX_WEBHOOK_KILLS", "5"))
 
 
 def check(one: Received, secret: str, event_type: str, object_id: str) -> None:
