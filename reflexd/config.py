@@ -119,7 +119,7 @@ class Predict(Section, frozen=True):
 class Backbone(Section, frozen=True):
     """[backbone]: how sentence encoders are exported."""
 
-    precision: Literal["int8", "fp32"] = "int8"
+    precision: Literal["int8", "fp32", "bf16"] = "int8"
 
 
 class Network(Section, frozen=True):

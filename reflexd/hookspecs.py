@@ -111,7 +111,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     license: str
     pooling: str = "mean"
     precision: str = ""
-    """What it is exported in; "": what `[backbone] precision` says."""
+    """What it is exported in; "": what `[backbone] precision` says. An encoder in "bf16" runs on a GPU, too."""
 
 
 class DefaultReflex(Struct, frozen=True):

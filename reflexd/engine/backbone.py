@@ -42,6 +42,16 @@ class BackboneMissing(DamagedArtifact):
     """A model is whole, and the encoder that it was trained on is not on this machine; the message says what to do."""
 
 
+NO_GPU = (
+    "bf16 takes a GPU, and torch sees none on this machine: use the model where there is one, or train one in another "
+    "precision ([backbone] precision; a decoder is added with --cpu)"
+)
+
+
+class NoGpu(StartupError):
+    """A backbone cannot run here, for the reason NO_GPU."""
+
+
 class EncoderDescription(Struct, frozen=True, kw_only=True):
     """What an exported encoder is; `max_tokens` counts the special tokens in."""
 
@@ -134,13 +144,22 @@ def exported_directory(cache_dir: Path, identity: str, precision: str) -> Path:
     return cache_dir / "encoders" / f"{identity[:16]}-{precision}-stack{STACK}"
 
 
+def described(folder: Path) -> EncoderDescription | None:
+    """Return what an exported encoder says that it is, its files unread; None where it says nothing."""
+    try:
+        return msgspec.json.decode((folder / DESCRIPTION).read_bytes(), type=EncoderDescription)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
 def read_description(folder: Path) -> EncoderDescription | None:
     """Return what an exported encoder is; None when there is none or one of its files has changed."""
+    found = described(folder)
     try:
-        found = msgspec.json.decode((folder / DESCRIPTION).read_bytes(), type=EncoderDescription)
-        whole = found.stack == STACK and all(sha256_file(folder / n) == sha256 for n, sha256 in found.files.items())
-        return found if whole else None
-    except (OSError, msgspec.DecodeError):
+        if found is None or found.stack != STACK:
+            return None
+        return found if all(sha256_file(folder / n) == sha256 for n, sha256 in found.files.items()) else None
+    except OSError:
         return None
 
 
@@ -161,7 +180,7 @@ def incompatibility(manifest: Manifest, fingerprint: str, precision: str) -> str
 async def export(checkpoint: Checkpoint, source: Path, target: Path, precision: str) -> None:
     """Export an encoder in a child process (the daemon itself never imports torch); about 15 s, once.
 
-    Raises StartupError with the child's last words when it fails.
+    Raises StartupError with the child's last words when it fails; NoGpu where that is why.
     """
     spec = ExportSpec(
         name=checkpoint.name,
@@ -172,7 +191,7 @@ async def export(checkpoint: Checkpoint, source: Path, target: Path, precision: 
         pooling=checkpoint.pooling,
     )
     if why := await run_child("reflexd.engine.export", spec):
-        raise StartupError(f"checkpoint {checkpoint.name} cannot be exported: {why}")
+        raise (NoGpu if NO_GPU in why else StartupError)(f"checkpoint {checkpoint.name} cannot be exported: {why}")
 
 
 async def run_child(module: str, spec: Struct) -> str | None:

@@ -1,25 +1,19 @@
-"""Decides what a decoder's exported form is: its weights in the precision that is served, and what is known of them.
-
-config.json  model.safetensors  tokenizer.json  encoder.json
-
-The file names are a Hugging Face directory's, so that transformers reads it as it is.
-"""
+"""Decides when a decoder's exported form is good: reading a text in two steps gives what reading it at once gives."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 
-from reflexd.engine.architecture import layers_of, readable_tokens
-from reflexd.engine.backbone import DESCRIPTION, STACK, EncoderDescription, ExportSpec
-from reflexd.engine.decoder import Decoder, load_decoder
-from reflexd.engine.layers import linear_layers, pool
+from reflexd.engine.backbone import ExportSpec
+from reflexd.engine.decoder import Decoder
+from reflexd.engine.layers import pool
+from reflexd.engine.torch_backbone import load_model
+from reflexd.engine.torch_export import write_model
 from reflexd.errors import StartupError
-from reflexd.registry.backbones import CONFIG, FILES, TOKENIZER, WEIGHTS
-from reflexd.registry.files import fsync_file, new_directory, replace_file, sha256_file, write_durably
+from reflexd.registry.files import new_directory
 
 MIN_COSINE = 0.999
 SAMPLE = "I was charged twice this month"
@@ -29,31 +23,9 @@ ROOM = 32
 
 def export_decoder(spec: ExportSpec, source: Path, target: Path) -> None:
     """Write the exported decoder to `target`, whole or not at all; raises StartupError where it cannot serve."""
-    model = load_decoder(source, spec.precision)
-    linear = linear_layers(model)
+    model = load_model(source, spec.precision)
     with new_directory(target) as temporary:
-        model.save_pretrained(temporary, max_shard_size="100GB")
-        for path in temporary.iterdir():
-            if path.name not in (CONFIG, WEIGHTS):  # what only generating needs
-                path.unlink()
-        fsync_file(temporary / WEIGHTS)
-        fsync_file(temporary / CONFIG)
-        write_durably(temporary / TOKENIZER, (source / TOKENIZER).read_bytes())
-        description = EncoderDescription(
-            name=spec.name,
-            fingerprint=spec.fingerprint,
-            precision=spec.precision,
-            stack=STACK,
-            width=model.config.hidden_size,
-            layers=layers_of(model),
-            max_tokens=readable_tokens(model) - ROOM,
-            pooling=spec.pooling,
-            biases={},
-            weights={f"{name}.weight": list(layer.weight.shape) for name, layer in linear.items()},
-            parameters=sum(layer.weight.numel() for layer in linear.values()),
-            files={name: sha256_file(temporary / name) for name in FILES},
-        )
-        replace_file(temporary / DESCRIPTION, msgspec.json.encode(description))
+        write_model(spec, model, temporary, ROOM)
         _check(model, Decoder(temporary))
 
 

@@ -14,8 +14,8 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from reflexd.engine.backbone import read_description
-from reflexd.engine.backbones import Backbones
+from reflexd.engine.backbone import NO_GPU, BackboneMissing, NoGpu, read_description
+from reflexd.engine.backbones import Backbones, Present
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.opening import open_encoder
 from reflexd.errors import StartupError, Unavailable
@@ -37,8 +37,8 @@ class Encoders:
     def of_model(self, manifest: Manifest) -> Encoder:
         """Return the encoder that a model was trained on, loaded.
 
-        Raises BackboneMissing where it is not on this machine, DamagedArtifact where it cannot be used, and Unavailable
-        while it is being exported.
+        Raises BackboneMissing where it is not on this machine or cannot run on it, DamagedArtifact where it cannot be
+        used, and Unavailable while it is being exported.
         """
         present, precision = self._backbones.of_model(manifest), manifest.backbone.precision
         target = self._backbones.exported(present, precision)
@@ -50,6 +50,8 @@ class Encoders:
                 del self._exporting[target]
                 if (error := exporting.exception()) is not None:  # the next one to ask has it tried again
                     log.error("a sentence encoder cannot be exported", backbone=present.name, why=str(error))
+                    if isinstance(error, NoGpu):
+                        raise _without_gpu(present)
                     raise DamagedArtifact(f"the encoder {present.name} cannot be exported")
             if target not in self._exporting and read_description(target) is None:
                 work = self._backbones.export(present, precision)
@@ -60,8 +62,14 @@ class Encoders:
                 )
             try:
                 loaded = open_encoder(target, forward_threads=1)
+            except NoGpu as error:
+                raise _without_gpu(present) from error
             except StartupError as error:
                 raise DamagedArtifact(str(error)) from error
             log.info("sentence encoder loaded", backbone=present.name, precision=precision)
             self._loaded[target] = loaded
             return loaded
+
+
+def _without_gpu(present: Present) -> BackboneMissing:
+    return BackboneMissing(f"the model was trained on {present.name}: {NO_GPU}")

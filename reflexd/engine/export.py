@@ -1,7 +1,7 @@
-"""Decides the graph that is served: encoder, pooling and normalisation in one ONNX file, fp32 or int8.
+"""Decides what is served of an encoder: one ONNX file with its pooling, fp32 or int8, or in bf16 weights for torch.
 
-The biases of the linear layers are an input of the graph, so that one session serves every bias adapter (measured: 3 to
-5 % of a forward, and the same bits). The output is two layers' vectors side by side: the second costs 1 %.
+The biases of the linear layers are an input of the ONNX graph, so that one session serves every bias adapter (measured:
+3 to 5 % of a forward, and the same bits). The output is two layers' vectors side by side: the second costs 1 %.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ from reflexd.engine.backbone import (
 )
 from reflexd.engine.decoder_export import export_decoder
 from reflexd.engine.encoder import Encoder
-from reflexd.engine.layers import linear_layers, pool
+from reflexd.engine.layers import last_and_middle, linear_layers, pool
 from reflexd.engine.lifeline import end_with_parent
 from reflexd.engine.low_rank_graph import write_low_rank_graph
 from reflexd.engine.quantisation import quantise
+from reflexd.engine.torch_backbone import load_model
+from reflexd.engine.torch_encoder import TorchEncoder
+from reflexd.engine.torch_export import write_model
 from reflexd.errors import StartupError
 from reflexd.registry.backbones import LAST_TOKEN
 from reflexd.registry.files import new_directory, remove_directory, replace_file, sha256_file, write_durably
 
-MIN_COSINE = {"fp32": 0.9999, "int8": 0.95}
+MIN_COSINE = {"fp32": 0.9999, "bf16": 0.99, "int8": 0.95}
 SAMPLES = (
     "I was charged twice this month",
     "Der Knopf zum Absenden tut nichts",
@@ -78,9 +81,7 @@ class PooledEncoder(torch.nn.Module):
             (),
             {"input_ids": input_ids, "attention_mask": attention_mask, "output_hidden_states": True},
         )
-        hidden = out.hidden_states
-        layers = (out.last_hidden_state, hidden[(len(hidden) - 1) // 2])
-        return torch.cat([pool(layer, attention_mask, self.pooling) for layer in layers], dim=-1)
+        return torch.cat([pool(layer, attention_mask, self.pooling) for layer in last_and_middle(out)], dim=-1)
 
 
 def export(spec: ExportSpec) -> None:
@@ -94,7 +95,19 @@ def export(spec: ExportSpec) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if read_description(target) is None:
             remove_directory(target)
-            (export_decoder if spec.pooling == LAST_TOKEN else _export)(spec, source, target)
+            if spec.pooling == LAST_TOKEN:
+                export_decoder(spec, source, target)
+            elif spec.precision == "bf16":
+                _export_weights(spec, source, target)
+            else:
+                _export(spec, source, target)
+
+
+def _export_weights(spec: ExportSpec, source: Path, target: Path) -> None:
+    served = load_model(source, spec.precision)
+    with new_directory(target) as temporary:
+        write_model(spec, served, temporary)
+        _check(PooledEncoder(load(source), spec.pooling).eval(), TorchEncoder(temporary))
 
 
 def _export(spec: ExportSpec, source: Path, target: Path) -> None:
@@ -200,4 +213,7 @@ def _check(model: PooledEncoder, exported: Encoder) -> None:
 
 if __name__ == "__main__":
     end_with_parent()
-    export(msgspec.json.decode(sys.argv[1], type=ExportSpec))
+    try:
+        export(msgspec.json.decode(sys.argv[1], type=ExportSpec))
+    except StartupError as error:
+        sys.exit(str(error))

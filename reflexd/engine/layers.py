@@ -21,6 +21,11 @@ def linear_layers(encoder: torch.nn.Module) -> dict[str, torch.nn.Linear]:
     }
 
 
+def last_and_middle(out: Any) -> tuple[Any, Any]:
+    """Return the outputs [rows, tokens, width] of the two layers that features are made of."""
+    return out.last_hidden_state, out.hidden_states[(len(out.hidden_states) - 1) // 2]
+
+
 def pool(hidden: Any, attention_mask: Any, pooling: str) -> Any:
     """Return the unit vectors [rows, width] of a layer's output [rows, tokens, width]."""
     if pooling == "cls":

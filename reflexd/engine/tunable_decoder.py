@@ -17,9 +17,10 @@ from msgspec import structs
 from peft import LoraConfig, get_peft_model
 
 from reflexd.engine.adapters import Adapter
-from reflexd.engine.decoder import Decoder, load_decoder
+from reflexd.engine.decoder import Decoder
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.layers import linear_layers, pool
+from reflexd.engine.torch_backbone import load_model
 from reflexd.engine.tunable import RANK, Movable, TunableEncoder
 from reflexd.registry.backbones import LAST_TOKEN
 
@@ -42,7 +43,7 @@ class TunableDecoder(TunableEncoder):
         self.kind = "low_rank"
         self._invocation = tuple(invocation)
         self._prefills: dict[tuple[tuple[int, ...], ...], Any] = {}
-        model = load_decoder(checkpoint, precision)
+        model = load_model(checkpoint, precision)
         self.device = model.device
         self.precision = precision
         with warnings.catch_warnings(), torch.random.fork_rng():

@@ -192,3 +192,10 @@ def test_a_backbone_that_nobody_registers(folder: Path) -> None:
     said = refuse(78, "--data-dir", folder / "d", "--port", str(free_port()), **env)
     assert "no-such-encoder" in said
     assert "all-MiniLM-L6-v2" in said
+
+
+def test_a_precision_that_takes_a_gpu_where_there_is_none(folder: Path) -> None:
+    env = {"REFLEXD_BACKBONE__PRECISION": "bf16", "CUDA_VISIBLE_DEVICES": ""}
+    said = refuse(78, "--data-dir", folder / "d", "--port", str(free_port()), **env)
+    assert "bf16 takes a GPU, and torch sees none" in said
+    assert "[backbone] precision" in said

@@ -50,6 +50,16 @@ def encoder(encoder_dir: Path) -> Encoder:
     return Encoder(encoder_dir)
 
 
+@pytest.fixture(scope="session")
+def full_encoder() -> Encoder:
+    """The embedded encoder in fp32; exported into the shared cache when it is missing (20 s)."""
+    source = backbone.find_files(MINILM)
+    target = backbone.exported_directory(shared_cache(), backbone.fingerprint(MINILM, source), "fp32")
+    if backbone.read_description(target) is None:
+        asyncio.run(backbone.export(MINILM, source, target, "fp32"))
+    return Encoder(target)
+
+
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     opened = await Store.open(tmp_path)

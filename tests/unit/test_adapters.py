@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import msgspec
@@ -14,15 +13,13 @@ from peft import PeftModel
 from safetensors.numpy import save as save_tensors
 from transformers import AutoModel
 
-from reflexd.engine import backbone, tunable
+from reflexd.engine import tunable
 from reflexd.engine.adapters import PEFT_PREFIX, Adapter, Kind, read_adapter, to_files
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.layers import pool
 from reflexd.engine.tunable import TunableEncoder
 from reflexd.registry import artifacts
 from reflexd.registry.artifacts import ADAPTER, ADAPTER_CONFIG, MANIFEST, DamagedArtifact
-from reflexd_plugins.checkpoints import MINILM
-from tests.daemons import shared_cache
 from tests.unit.asking import ask_once
 from tests.unit.tunings import moved, publish_tuned, weights
 
@@ -35,15 +32,6 @@ SIZE = {"biases": 60_000, "low_rank": 700_000}
 @pytest.fixture(scope="module")
 def made() -> dict[Kind, tuple[TunableEncoder, Adapter]]:
     return {kind: moved(kind, seed=3) for kind in KINDS}
-
-
-@pytest.fixture(scope="module")
-def full_encoder() -> Encoder:
-    """The embedded encoder in fp32; exported into the shared cache when it is missing (20 s)."""
-    target = backbone.exported_directory(shared_cache(), backbone.fingerprint(MINILM, weights()), "fp32")
-    if backbone.read_description(target) is None:
-        asyncio.run(backbone.export(MINILM, weights(), target, "fp32"))
-    return Encoder(target)
 
 
 def vector(encoder: Encoder, text: str) -> NDArray[np.float32]:

@@ -166,10 +166,10 @@ def test_what_is_tuned_is_what_is_served(decoder: Decoder, tuned: tuple[TunableD
 
 def test_an_adapter_of_another_model_is_refused(decoder: Decoder, tuned: tuple[TunableDecoder, Adapter]) -> None:
     tensors = tuned[1].tensors
-    with pytest.raises(ValueError, match="none that this decoder's invocation activates"):
+    with pytest.raises(ValueError, match="none that this backbone's invocation activates"):
         decoder.adapted(Adapter("low_rank", tensors))
     other = {name.replace("layers.0.", "layers.99."): tensor for name, tensor in tensors.items()}
-    with pytest.raises(ValueError, match=r"changes layers\.99\..* which the decoder does not have"):
+    with pytest.raises(ValueError, match=r"changes 'layers\.99\..* which the backbone does not have"):
         decoder.adapted(Adapter("low_rank", other, decoder.invocation))
     wrong = {name: tensor[..., :1] for name, tensor in tensors.items()}
     with pytest.raises(ValueError, match="has not the shape of its weight"):
@@ -250,7 +250,7 @@ def test_what_a_decoder_needs_of_its_machine_and_files(
     spec = backbone.ExportSpec(
         name="smol", source=str(checkpoint), target="", fingerprint="f", precision="bf16", pooling=LAST_TOKEN
     )
-    with pytest.raises(StartupError, match="was added for a GPU, and torch sees none"):
+    with pytest.raises(StartupError, match="takes a GPU, and torch sees none"):
         export_decoder(spec, checkpoint, tmp_path / "none")
     spec.precision = "int8"
     with pytest.raises(StartupError, match="in bf16 or fp32, and not in int8"):
