@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--models", type=int, default=10_000, help="of the fleet")
     parser.add_argument("--seconds", type=float, default=60.0, help="of overload")
     parser.add_argument("--peers-python", help="of an environment with fastapi, transformers and setfit")
+    parser.add_argument("--infinity-python", help="of an environment with infinity-emb")
     arguments = parser.parse_args()
     works: dict[str, Callable[[Ground], Iterator[Finding]]] = {
         "lone": serving_parts.lone,
@@ -61,7 +62,10 @@ def main() -> int:
             Process("benchmarks.serving_load") as load,
             Process("benchmarks.serving_bare", str(exported_folder("int8"))) as bare,
         ):
-            ground = Ground(daemon, load, bare, options_of(arguments), arguments.peers_python, arguments.requests)
+            given = dict.fromkeys(("pipeline", "setfit"), arguments.peers_python)
+            given["infinity"] = arguments.infinity_python
+            peers = {kind: python for kind, python in given.items() if python is not None}
+            ground = Ground(daemon, load, bare, options_of(arguments), peers, arguments.requests)
             for part in arguments.parts:
                 for finding in works[part](ground):
                     print(f"-- {finding.what}: {finding.value} {finding.bound} {said(finding)}", flush=True)

@@ -26,6 +26,8 @@ from benchmarks.runner import Options, Ratio, Report, Side, as_text, compare, ra
 from benchmarks.serving_texts import exactly, log_uniform
 
 PREDICT, BATCH = "/v1/reflex/predict", "/v1/reflex/synchronous_predict_batch"
+PEERS = {"pipeline": ("FastAPI + pipeline", 0.5), "setfit": ("FastAPI + SetFit", None), "infinity": ("infinity", None)}
+"""What each peer is called, and what is claimed of the ratio to it."""
 CORES = os.cpu_count() or 1
 
 
@@ -45,7 +47,8 @@ class Ground(Struct):
     load: Process
     bare: Process
     options: Options
-    peers_python: str | None
+    peers: Mapping[str, str]
+    """The interpreter of each peer that there is an environment for."""
     requests: int
 
     def target(self, name: str, bodies: Sequence[Any], path: str = PREDICT) -> None:
@@ -112,27 +115,29 @@ def lone(ground: Ground) -> Iterator[Finding]:
     report, tails = latencies(ground, "one row of 64 tokens, one client", sides)
     yield claim(report, "one client, p50 to the bare forward", report.ratios["reflexd"], 1.10)
     yield claim(report, "one client, p99 to the bare p99", tails["reflexd"], 1.25)
-    if ground.peers_python is None:
-        return
-    for kind, bound in (("pipeline", 0.5), ("setfit", None)):
-        with peer(ground, kind, [text]):
-            name = f"FastAPI + {kind}"
+    for kind, (name, bound) in PEERS.items():
+        if kind not in ground.peers:
+            continue
+        with peer(ground, kind, text):
             sides = {name: partial(ground.lone, kind, 40), "reflexd": partial(ground.lone, "lone")}
             report, _ = latencies(ground, f"one row of 64 tokens, beside {name}", sides)
+            found = report.ratios["reflexd"]
             if bound is not None:
-                yield claim(report, f"one client, p50 to {name}", report.ratios["reflexd"], bound)
+                yield claim(report, f"one client, p50 to {name}", found, bound)
             else:
-                yield Finding(f"one client, p50 to {name}", f"{report.ratios['reflexd'].median:.3f}x")
+                value = f"{found.median:.3f}x ({found.low:.3f} to {found.high:.3f})"
+                yield Finding(f"one client, p50 to {name}", value)
 
 
 @contextmanager
-def peer(ground: Ground, kind: str, texts: Sequence[str]) -> Iterator[None]:
-    """Run a peer server, and name requests to it."""
+def peer(ground: Ground, kind: str, text: str) -> Iterator[None]:
+    """Run a peer server, and name a request to it."""
     port = ground.daemon.port + 1
-    command = [str(ground.peers_python), "-m", "benchmarks.serving_peers", kind, str(checkpoint_folder()), str(port)]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
-    bodies = [msgspec.json.encode({"text": text}).decode() for text in texts]
-    given = {"port": port, "key": "", "path": "/predict", "bodies": bodies}
+    command = [ground.peers[kind], "-m", "benchmarks.serving_peers", kind, str(checkpoint_folder()), str(port)]
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen(command, stdout=quiet, stderr=quiet, cwd=Path(__file__).parents[1])
+    path, body = ("/embeddings", {"input": [text]}) if kind == "infinity" else ("/predict", {"text": text})
+    given = {"port": port, "key": "", "path": path, "bodies": [msgspec.json.encode(body).decode()]}
     try:
         ground.load.ask(do="target", target=kind, **given)
         deadline = time.monotonic() + 120

@@ -1,14 +1,17 @@
-"""Decides what a peer server is: FastAPI around a transformers pipeline, or around a SetFit model, on one thread.
+"""Decides what a peer server is: FastAPI around a transformers pipeline or a SetFit model, or infinity; on one thread.
 
-Run by the peers' own environment: `python -m benchmarks.serving_peers pipeline|setfit FOLDER PORT`, FOLDER holding
-all-MiniLM-L6-v2. The pipeline's classifier is that encoder with a linear layer; what it answers is not looked at.
+Run by the peers' own environment: `python -m benchmarks.serving_peers pipeline|setfit|infinity FOLDER PORT`, FOLDER
+holding all-MiniLM-L6-v2. The pipeline's classifier is that encoder with a linear layer; what it answers is not looked
+at. infinity classifies nothing: it answers /embeddings with the vector, and so does less than the others.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 ROWS = (("I was charged twice", 0), ("The app crashes", 1), ("Refund my payment", 0), ("An error appears", 1))
 
@@ -35,13 +38,25 @@ def setfit_of(folder: str) -> Callable[[str], Any]:
     return lambda text: model.predict_proba([text])[0].tolist()
 
 
+def become_infinity(folder: str, port: str) -> NoReturn:
+    """Serve by infinity's own command line and torch engine, whose settings are the defaults but for the thread."""
+    command = str(Path(sys.executable).with_name("infinity_emb"))
+    options = {"model-id": folder, "engine": "torch", "device": "cpu", "host": "127.0.0.1", "port": port}
+    quiet = {"log-level": "error"}
+    arguments = [part for name, value in (options | quiet).items() for part in (f"--{name}", value)]
+    alone = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    os.execve(command, [command, "v2", *arguments], os.environ | alone)
+
+
 def main() -> None:
     """Serve until ended."""
+    kind, folder, port = sys.argv[1:]
+    if kind == "infinity":
+        become_infinity(folder, port)
     import uvicorn
     from fastapi import FastAPI
     from pydantic import create_model
 
-    kind, folder, port = sys.argv[1:]
     answer = {"pipeline": pipeline_of, "setfit": setfit_of}[kind](folder)
     app = FastAPI()
     body: Any = create_model("Body", text=(str, ...))
