@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -84,6 +84,8 @@ class Appliance:
         foreign = {name for name in os.environ if name.startswith("REFLEXD_")} - {"REFLEXD_STORAGE__CACHE_DIR"}
         kept = {name: value for name, value in os.environ.items() if name not in foreign}
         self._env = kept | {f"REFLEXD_{name}": value for name, value in settings.items()}
+        self.under: Sequence[str] = ()
+        """A command that runs the daemon from its next start on, such as a profiler."""
 
     def __enter__(self) -> Appliance:
         # An ended script leaves the `with`, and no daemon behind.
@@ -100,9 +102,9 @@ class Appliance:
 
     def _start(self) -> None:
         root = self.data_dir.parent
-        command = [sys.executable, "-m", "reflexd", "serve", "--data-dir", str(self.data_dir), "--port", str(self.port)]
+        daemon = [sys.executable, "-m", "reflexd", "serve", "--data-dir", str(self.data_dir), "--port", str(self.port)]
         with (root / "log").open("wb") as log:
-            self._process = subprocess.Popen(command, stderr=log, stdout=log, env=self._env, cwd=root)
+            self._process = subprocess.Popen([*self.under, *daemon], stderr=log, stdout=log, env=self._env, cwd=root)
         try:
             self._await_ready(root)
         except BaseException:

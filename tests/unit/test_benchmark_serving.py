@@ -1,4 +1,4 @@
-"""Shows that the serving benchmark asks for what it says: texts of a length, requests at a rate, none forgotten."""
+"""Shows that the serving benchmark asks for what it says, texts of a length at a rate, and counts what it says."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.runner import Options, Side, compare
+from benchmarks.serving_instructions import by_part, line
 from benchmarks.serving_load import Target
 from benchmarks.serving_parts import speed
 from benchmarks.serving_texts import _tokenizer, exactly, log_uniform
@@ -66,3 +67,50 @@ def test_a_speed_is_the_other_way_round_than_the_time_whichever_side_it_is_compa
     report = compare("t", sides, Options(rounds=3, warmups=0))
     assert speed(report, "slow").median == 2.0
     assert speed(report, "quick").median == 0.5
+
+
+DUMP = """\
+events: Ir
+
+ob=/lib/libpython3.11.so.1.0
+fl=???
+fn=_PyEval_EvalFrameDefault
+0 70
+cob=/site-packages/onnxruntime/capi/onnxruntime_pybind11_state.so
+cfi=???
+cfn=run
+calls=2 0
+0 900
+0 5
+
+ob=/site-packages/onnxruntime/capi/onnxruntime_pybind11_state.so
+fl=???
+fn=run
+0 800
+cob=/lib/libc.so.6
+cfi=???
+cfn=memcpy
+calls=1 0
+0 100
+
+ob=/lib/libc.so.6
+fl=???
+fn=memcpy
+0 100
+
+ob=/site-packages/msgspec/_core.so
+fl=???
+fn=decode
+0 3
+
+totals: 978
+"""
+
+
+def test_instructions_count_once_where_their_code_lies() -> None:
+    assert by_part(DUMP) == {"ONNX Runtime": 800, "interpreter": 75, "libc": 100, "all else": 3}
+
+
+def test_a_row_of_instructions_tells_the_means_and_how_far_apart_the_runs_are() -> None:
+    runs = [(10e6, 11e6), (12e6, 13.5e6)]
+    assert line("in all", runs) == ["in all", "11.000", "12.250", "1.250", "0.500"]
