@@ -35,6 +35,7 @@ from reflexd.errors import CannotStartNow, StartupError, StorageFull
 from reflexd.hookspecs import Executor, ExecutorOptions
 from reflexd.observability import configure_logging
 from reflexd.plugins import PluginManager
+from reflexd.registry.blobs import Blobs
 from reflexd.registry.data_directory import cache_directory, data_directory
 from reflexd.scheduler.deliveries import Deliveries, DeliveryOptions
 from reflexd.scheduler.dispatcher import Dispatcher, DispatchOptions
@@ -43,10 +44,13 @@ from reflexd.service.admission import Admission
 from reflexd.service.backbones import BackboneService
 from reflexd.service.base_models import BaseModels
 from reflexd.service.event_streams import EventStreams, StreamLimits
+from reflexd.service.files import FileService
+from reflexd.service.job_files import JobFiles
 from reflexd.service.jobs import JobService
 from reflexd.service.models import ModelService
 from reflexd.service.predictions import PredictionService, PredictLimits
 from reflexd.service.readiness import Readiness
+from reflexd.service.uploads import Uploads
 from reflexd.service.webhooks import WebhookService
 from reflexd.store.store import Store
 
@@ -85,6 +89,8 @@ class Daemon:
                 await startup.first_key(store, directory)
                 await startup.adopt_defaults(store, plugins.default_reflexes, directory)
                 await startup.recover(store, directory)
+                files = FileService(store, Blobs(directory.files))
+                await files.delete_expired()
             except (StorageFull, OSError) as error:
                 raise CannotStartNow(f"cannot write the data directory {directory.root}: {error}") from error
 
@@ -94,7 +100,7 @@ class Daemon:
             stack.callback(door.close)
             sender = Sender(plugins.transports, door, config.webhooks.timeout_seconds)
             webhooks = WebhookService(store, sender, config.webhooks.endpoints_per_tenant)
-            jobs = self._build_jobs(store, plugins, backbones, predictions, webhooks)
+            jobs = self._build_jobs(store, files, plugins, backbones, predictions, webhooks)
             limits = StreamLimits(open=config.limits.streams, open_per_key=config.limits.streams_per_key)
             streams = EventStreams(store, limits)
             server = self._build_server(
@@ -102,6 +108,8 @@ class Daemon:
                     keys=store.keys,
                     models=store.models,
                     jobs=jobs,
+                    files=files,
+                    uploads=Uploads(store, files, config.files),
                     served=ModelService(store, jobs),
                     streams=streams,
                     predictions=predictions,
@@ -131,7 +139,8 @@ class Daemon:
             stack.callback(admin.close)
             plugins.startup(directory.root)
             stack.callback(lambda: [log.error("plugin failed", why=why) for why in plugins.shutdown()])
-            timers = build_timers(store, config.webhooks.keep_days)
+            forget = partial(store.webhooks.forget_old, config.webhooks.keep_days)
+            timers = build_timers(store, {"delete-expired-files": files.delete_expired, "forget-deliveries": forget})
             timers.start()
             stack.callback(timers.shutdown, wait=False)
             stack.push_async_callback(executor.stop)
@@ -222,6 +231,7 @@ class Daemon:
     def _build_jobs(
         self,
         store: Store,
+        files: FileService,
         plugins: PluginManager,
         backbones: Backbones,
         predictions: PredictionService,
@@ -233,6 +243,7 @@ class Daemon:
             Admission(
                 plugins.data_sources, self._config.limits, webhooks.check_url, self._config.training.max_budget_seconds
             ),
+            JobFiles(files, plugins.data_sources, self._config.limits),
             BaseModels(store, directory.models, backbones),
             self._config.training.queued_per_key,
             directory.runs,

@@ -45,6 +45,17 @@ class InvalidInput(ValueError):
         super().__init__(message)
 
 
+class InputFile(Struct, frozen=True, kw_only=True):
+    """An uploaded file that a request names: where its content lies, its name as it was given, and its size.
+
+    The content is to be read only: other files may share it.
+    """
+
+    path: Path
+    filename: str
+    bytes: int
+
+
 class Embed(Protocol):
     """Turns texts into unit vectors of the sentence encoder."""
 
@@ -70,21 +81,29 @@ class SourceContext(Struct, frozen=True):
 
 
 class DataSource(Protocol):
-    """Turns one field of the create request into labelled rows."""
+    """Turns one field of the create request into labelled rows.
+
+    A source may also have `payload_type`: the type that the field's JSON is decoded to by msgspec before it is given to
+    `check` and `rows` (a Struct, list[Example], ...); without it the payload is plain JSON objects. With `payload_type
+    = InputFile` the field holds the id of an uploaded file whose purpose is fine-tune, and both are given that file:
+    in the daemon, where `check` runs in a thread, and in the training process, where the file is there even if it has
+    been deleted since. Such a source may have a method `where(payload, number) -> str` too, which says where in the
+    file row `number` (from 0) stands, like "line 17"; reflexd begins its own complaints with it. It also reads a
+    `validation_file` for a job of its own.
+
+    With `needs_llm = True` the field is checked, and refused with `llm_not_configured` where no local LLM is set up.
+    """
 
     name: str
     """The field's name in the request body, and the source's name everywhere else."""
 
-    # A source may also have `payload_type`: the type that the field's JSON is decoded to by msgspec before it is
-    # given to `check` and `rows` (a Struct, list[Example], ...). Without it the payload is plain JSON objects. And
-    # `needs_llm = True`: its field is checked, and refused with `llm_not_configured` where no local LLM is set up.
-
-    def check(self, payload: Any, labels: Sequence[str]) -> Sequence[Example] | None:
-        """Check the field's decoded JSON, in the daemon and within milliseconds.
+    def check(self, payload: Any, labels: Sequence[str]) -> Iterable[Example] | None:
+        """Check the field's decoded JSON, in the daemon and within milliseconds; a file may take seconds.
 
         Return the rows where they are known without work, else None; reflexd then checks each row itself, naming
-        `field[3].label` or `field[3].labels[1]`. Raise InvalidInput to answer 400 with the path inside the field
-        (beginning with a dot or a bracket), or with another field of the request as it is, like `labels`.
+        `field[3].label` or `field[3].labels[1]`. An iterator of rows is read no further than as many as are allowed.
+        Raise InvalidInput to answer 400 with the path inside the field (beginning with a dot or a bracket), or with
+        another field of the request as it is, like `labels`; of a file, the message says where in it.
         """
         ...
 
@@ -187,6 +206,17 @@ ExecutorFactory = Callable[[ExecutorOptions], Executor]
 def payload_type(source: DataSource) -> Any:
     """Return the type that a source's field is decoded to; `object` where the source names none."""
     return getattr(source, "payload_type", object)
+
+
+def takes_file(source: DataSource) -> bool:
+    """Return whether a source's field holds the id of an uploaded file."""
+    return payload_type(source) is InputFile
+
+
+def where(source: DataSource, file: InputFile, number: int) -> str:
+    """Return where in a file the row of a number (from 0) stands, in words."""
+    tell = getattr(source, "where", None)
+    return f"row {number}" if tell is None else str(tell(file, number))
 
 
 def needs_llm(source: DataSource) -> bool:

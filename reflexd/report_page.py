@@ -36,6 +36,7 @@ svg{display:block;max-width:none;font:12px system-ui,sans-serif}svg text{fill:va
 .hit{fill:var(--blue)}.miss{fill:var(--red)}svg .count{fill:var(--ink)}svg .count.on{fill:var(--on)}
 """
 SHOWN_EVENTS = 200
+HELD_OUT = "No row was scored by a classifier that had seen it; the one that is served was then trained on all rows."
 
 
 def render(job: dict[str, Any], events: Sequence[dict[str, Any]], manifest: dict[str, Any] | None = None) -> str:
@@ -85,16 +86,17 @@ def _score(result: dict[str, Any]) -> str:
     low, high = result["interval"]
     several = "accuracy_of" in result
     of = f" of {result['accuracy_of']}" if several else ""
+    given = result["method"] == "validation_file"
+    rows_said = "rows of the validation file" if given else f"held-out rows ({result['method']})"
     said = (
-        f"{result['n']} held-out rows ({result['method']}). Accuracy{of} {result['accuracy']:.3f}, 95 % interval "
+        f"{result['n']} {rows_said}. Accuracy{of} {result['accuracy']:.3f}, 95 % interval "
         f"{low:.3f} to {high:.3f}. Macro-F1 {_number(result['f1_score'])}."
     )
     shown = "f1_score" if several else "accuracy"
     parts = [
         f'<p class="score">{_number(result[shown])}</p>',
         f"<p>{'macro-F1' if several else 'accuracy'} on {escape(said)}</p>",
-        '<p class="soft">No row was scored by a classifier that had seen it; the one that is served was then trained '
-        "on all rows.</p>",
+        f'<p class="soft">{_validated(result) if given else HELD_OUT}</p>',
     ]
     interval = None if several else (low, high)
     rows: list[tuple[str, float, tuple[float, float] | None]] = [("this classifier", result[shown] or 0.0, interval)]
@@ -104,6 +106,14 @@ def _score(result: dict[str, Any]) -> str:
     if not several and baseline.get("majority") is not None:
         rows.append(("always the commonest", baseline["majority"], None))
     return "\n".join(parts) + f'<div class="scroll">{plots.scale(rows)}</div>'
+
+
+def _validated(result: dict[str, Any]) -> str:
+    before = result["cross_validated"]
+    said = "The classifier that is served was scored on them, and trained on none of them."
+    if before["accuracy"] is None:
+        return said
+    return f"{said} On held-out rows of its own ({escape(before['method'])}) the accuracy was {before['accuracy']:.3f}."
 
 
 def _warnings(result: dict[str, Any], events: Sequence[dict[str, Any]]) -> str:

@@ -112,8 +112,15 @@ async def recover(store: Store, directory: DataDirectory) -> None:
     await asyncio.to_thread(purge, aside, KEPT_ASIDE_DAYS)
     models = await asyncio.to_thread(sweep, directory.models, store.models.ids(), aside)
     orphans = await asyncio.to_thread(sweep, directory.runs, await store.jobs.live_ids(), aside)
-    if interrupted or models or orphans:
-        log.info("recovered", requeued=len(interrupted), models_aside=len(models), runs_aside=len(orphans))
+    files = await asyncio.to_thread(sweep, directory.files, await store.files.contents(), aside)
+    if interrupted or models or orphans or files:
+        log.info(
+            "recovered",
+            requeued=len(interrupted),
+            models_aside=len(models),
+            runs_aside=len(orphans),
+            files_aside=len(files),
+        )
 
 
 def _is_loopback(host: str) -> bool:

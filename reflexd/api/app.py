@@ -13,6 +13,7 @@ from reflexd.api import errors
 from reflexd.api.api_page import document_route, page_routes
 from reflexd.api.auth import current_key, is_retried, key_guard
 from reflexd.api.envelope import Envelope
+from reflexd.api.files import FilesController
 from reflexd.api.fine_tuning import FineTuningController
 from reflexd.api.health import healthz, readyz
 from reflexd.api.hosts import AllowedHosts
@@ -24,16 +25,19 @@ from reflexd.api.predict import ReflexController
 from reflexd.api.webhook_endpoints import DeliveryController, EndpointController, webhook_event_types
 from reflexd.config import Http
 from reflexd.service.event_streams import EventStreams
+from reflexd.service.files import FileService
 from reflexd.service.jobs import JobService
 from reflexd.service.models import ModelService
 from reflexd.service.predictions import PredictionService
 from reflexd.service.readiness import Readiness
+from reflexd.service.uploads import Uploads
 from reflexd.service.webhooks import WebhookService
 from reflexd.store.keys import KeyStore
 from reflexd.store.models import ModelStore
 
 ROUTE_HANDLERS: list[ControllerRouterHandler] = [
     FineTuningController,
+    FilesController,
     ModelsController,
     ReflexController,
     EndpointController,
@@ -52,6 +56,8 @@ class Services(Struct, frozen=True, kw_only=True):
     keys: KeyStore
     models: ModelStore
     jobs: JobService
+    files: FileService
+    uploads: Uploads
     served: ModelService
     streams: EventStreams
     predictions: PredictionService
@@ -71,6 +77,8 @@ def create_app(services: Services, http: Http, described: Described) -> ASGIApp:
             "key": Provide(current_key, sync_to_thread=False),
             "retried": Provide(is_retried, sync_to_thread=False),
             "jobs": given(services.jobs),
+            "files": given(services.files),
+            "uploads": given(services.uploads),
             "models": given(services.models),
             "served": given(services.served),
             "streams": given(services.streams),
@@ -86,4 +94,5 @@ def create_app(services: Services, http: Http, described: Described) -> ASGIApp:
     )
     app.register(document_route(build_document(app.routes, described)))
     hosts = AllowedHosts(http.host, http.allowed_hosts)
-    return HotPath(Envelope(app, hosts, http), hosts, services.keys, services.predictions, http)
+    envelope = Envelope(app, hosts, http, services.uploads.limits.upload_timeout_seconds)
+    return HotPath(envelope, hosts, services.keys, services.predictions, http)

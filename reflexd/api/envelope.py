@@ -18,6 +18,8 @@ from reflexd.config import Http
 from reflexd.errors import RateLimited, ReflexError, RequestAborted, RequestTimeout, UnsupportedEncoding
 from reflexd.observability import REQUEST_ID
 
+UPLOAD = ("POST", "/v1/files")
+"""Where a body goes to the disk as it arrives: it may take longer, and no memory is held for it."""
 SMALL_BYTES = 65_536
 """A body of up to this many bytes is always read, however much else is held."""
 CALLERS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -26,10 +28,11 @@ CALLERS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class Envelope:
     """Wraps the framework, so that even its own refusals carry x-request-id and no body may drip in for ever."""
 
-    def __init__(self, app: ASGIApp, hosts: AllowedHosts, http: Http) -> None:
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, http: Http, upload_timeout_seconds: float) -> None:
         self._app = app
         self._hosts = hosts
         self._body_timeout = http.body_timeout_seconds
+        self._upload_timeout = upload_timeout_seconds
         self._room = max(http.bodies_bytes, http.max_body_bytes)
         """How many more bytes of large bodies may be held; those of a request count until it is answered."""
         self._share = max(self._room // 4, http.max_body_bytes)
@@ -42,7 +45,8 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
-        deadline = asyncio.get_running_loop().time() + self._body_timeout
+        uploaded = (scope["method"], scope["path"].rstrip("/")) == UPLOAD
+        deadline = asyncio.get_running_loop().time() + (self._upload_timeout if uploaded else self._body_timeout)
         whole, arrived, held, who = False, 0, 0, ""
 
         async def receive_in_time() -> Any:
@@ -61,7 +65,7 @@ class Envelope:
                 raise RequestAborted
             whole = not message.get("more_body", False)
             arrived += len(message.get("body", b""))
-            if arrived > SMALL_BYTES:  # from here on it counts, whole
+            if arrived > SMALL_BYTES and not uploaded:  # from here on it counts, whole
                 more, held = arrived - held, arrived
                 self._room -= more
                 self._held[who] += more

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from reflexd.schemas.files import FileObject
 from reflexd.schemas.openai import (
     Checkpoint,
     CheckpointMetrics,
@@ -21,7 +22,7 @@ from reflexd.service.jobs import event_prefix
 from reflexd.store.models import ModelStore, ModelVersion
 from reflexd.store.records import Event, Job
 
-T = TypeVar("T", FineTuningJob, JobEvent, Checkpoint, WebhookEndpoint, WebhookDelivery)
+T = TypeVar("T", FineTuningJob, JobEvent, Checkpoint, FileObject, WebhookEndpoint, WebhookDelivery)
 
 
 def make_page(data: list[T], more: bool = False) -> Page[T]:
@@ -56,6 +57,7 @@ def job_object(job: Job, models: ModelStore) -> FineTuningJob:
         result=job.result,
         error=msgspec.convert(job.error, JobError) if job.error else None,
         training_file=job.training_file,
+        validation_file=job.validation_file,
         seed=job.seed,
         organization_id=job.tenant_id,
         metadata=job.metadata,

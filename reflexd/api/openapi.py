@@ -147,7 +147,7 @@ def _operation(found: _Found, schema: Schema, responses: dict[str, Schema]) -> S
         said["security"] = []
     if operation.body is not None:
         content = {"schema": body_schema(operation.body), "examples": _examples(operation.requests)}
-        said["requestBody"] = {"required": True, "content": {"application/json": content}}
+        said["requestBody"] = {"required": True, "content": {operation.body_media: content}}
     answers = {"200": _success(found, schema)}
     for other, example in operation.other.items():
         answers[other] = _other(found, schema, example)
@@ -253,12 +253,14 @@ def _parameter(name: str, field: FieldDefinition, in_path: bool) -> Schema:
     """Return what a handler's signature says of a parameter."""
     declared = field.kwarg_definition
     header = getattr(declared, "header", None)
-    kinds = [kind for kind in typing.get_args(field.annotation) or [field.annotation] if kind is not type(None)]
+    union = typing.get_origin(field.annotation) in (typing.Union, types.UnionType)
+    given = typing.get_args(field.annotation) if union else (field.annotation,)
+    kinds = [kind for kind in given if kind is not type(None)]
     schema = msgspec.json.schema(kinds[0])
     for ours, theirs in (("ge", "minimum"), ("le", "maximum")):
         if (bound := getattr(declared, ours, None)) is not None:
             schema[theirs] = bound
-    if isinstance(field.default, int):
+    if isinstance(field.default, (int, str)):
         schema["default"] = field.default
     place = "path" if in_path else "header" if header else "query"
     return {"name": header or name, "in": place, "required": in_path, "schema": schema}

@@ -34,7 +34,9 @@ class Operation(Struct, frozen=True, kw_only=True):
     stream: Any = None
     """Example of one event of the 200 as server-sent events."""
     errors: tuple[ReflexError, ...] = ()
-    body: type | str | None = None
+    body: type | str | dict[str, Any] | None = None
+    """The Struct that it is decoded to, the name of a component, or a schema of its own."""
+    body_media: str = "application/json"
     requests: dict[str, Any] = {}
     """Examples of the body, by what they show."""
     parameters: dict[str, dict[str, Any]] = {}

@@ -6,6 +6,7 @@ A route without an entry here stops the start, so a handler cannot be added with
 from __future__ import annotations
 
 from reflexd.api import openapi_examples as examples
+from reflexd.api.openapi_files import FILES, FILES_TAG
 from reflexd.api.openapi_operation import BAD_LIMIT, BODY, LIMIT, PRIVATE, STORED, Operation
 from reflexd.api.openapi_webhooks import WEBHOOK_OPERATIONS
 from reflexd.errors import (
@@ -14,6 +15,7 @@ from reflexd.errors import (
     BaseModelNotReady,
     ContextLengthExceeded,
     IdempotencyKeyReused,
+    InvalidFile,
     InvalidRequest,
     JobNotCancellable,
     JobNotFound,
@@ -24,6 +26,7 @@ from reflexd.errors import (
     ModelNotFound,
     ModelNotReady,
     ModelUnusable,
+    NamedFileNotFound,
     NotSupportedYet,
     RateLimited,
     RouteNotFound,
@@ -33,6 +36,7 @@ from reflexd.schemas.reflex import BatchRequest, PredictRequest
 
 TAGS = {
     "Jobs": "Training jobs, as in the OpenAI fine-tuning API.",
+    **FILES_TAG,
     "Models": "The trained classifiers of a tenant, and the default Reflexes that all tenants share.",
     "Classification": "Ask one classifier, or many, about one text or many.",
     "Webhooks": "Who is told of jobs and batches that end, signed as Standard Webhooks has it.",
@@ -85,6 +89,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             *STORED,
             *BODY,
             InvalidRequest("The row's label is not among `labels`", param="training_data[3].label"),
+            InvalidFile("line 3: The text is empty", param="training_file"),
+            NamedFileNotFound(param="training_file"),
             InvalidRequest(
                 "webhook_url cannot be used: 10.1.2.3 is no public address, and [network] allow does not list it",
                 param="webhook_url",
@@ -184,6 +190,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             },
         },
     ),
+    **FILES,
     ("GET", "/v1/models"): Operation(
         id="listModels",
         tag="Models",

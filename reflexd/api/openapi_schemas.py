@@ -26,7 +26,7 @@ from reflexd.errors import (
     ReflexError,
     Unavailable,
 )
-from reflexd.hookspecs import DataSource, Example, payload_type
+from reflexd.hookspecs import DataSource, Example, payload_type, takes_file
 from reflexd.schemas.reflex import BatchRow
 from reflexd.service.admission import LATER, CreateFields
 
@@ -93,8 +93,9 @@ STATUSES = ["queued", "running", "prepared", "succeeded", "failed", "cancelled"]
 MODES = ["single_label", "multi_label"]
 SCORE: Schema = {"minimum": 0, "maximum": 1}
 RESULT = (
-    "The held-out scores: `accuracy`, `f1_score` and more, measured on rows that training has not seen. A job's holds"
-    " the errors by label, `ece` and `warnings` too."
+    "The scores: `accuracy`, `f1_score` and more, measured on rows that training has not seen. A job's holds"
+    " the errors by label, `ece` and `warnings` too, and with a validation file `cross_validated`: what the rows of the"
+    " job itself had said."
 )
 
 SAID: dict[str, dict[str, Schema]] = {
@@ -108,6 +109,11 @@ SAID: dict[str, dict[str, Schema]] = {
         "trained_examples": {"minimum": 0},
         "result": {"description": RESULT},
         "organization_id": {"description": "The tenant that the job belongs to."},
+    },
+    "FileObject": {
+        "bytes": {"minimum": 0},
+        "expires_at": {"description": "When the file is deleted; null: only on request."},
+        "status_details": {"description": "Always null."},
     },
     "JobEvent": {"data": {"description": "A metrics event carries `epoch`, `step` and `train_loss` here."}},
     "Model": {
@@ -233,8 +239,15 @@ def _create_request(fixed: Schema, limits: Limits, fields: Mapping[str, Schema])
         "Told when the job has ended, signed as Standard Webhooks has it: an https URL, or one of a host that the"
         " operator lists. Shown again without its path."
     )
-    properties["training_file"] = {"description": "Ignored; the OpenAI SDK always sends one."}
     properties |= fields
+    # Of no type: beside another input anything that is no file's id is ignored.
+    said = fields.get("training_file", {}).get("description", "")
+    sent = "The OpenAI SDK always sends one: empty or unknown, it is ignored beside another input."
+    properties["training_file"] = {"description": f"{said}\n\n{sent}".strip()}
+    properties["validation_file"]["description"] = (
+        "The id of an uploaded file with rows, in the forms of training_file, that the model is to be scored on; it is"
+        " not trained on them. `result` is then of these rows, and says so in its `method`."
+    )
     for later in LATER:
         properties[later] = {
             "type": ["null", "array"],
@@ -258,6 +271,8 @@ def _field_of(source: DataSource, limits: Limits, components: dict[str, Schema])
     """
     kind = payload_type(source)
     said = inspect.cleandoc(type(source).__doc__ or "")
+    if takes_file(source):
+        return {"type": ["string", "null"], "description": said}
     if not _is_describable(kind):
         return {"description": said}
     prefix = re.sub(r"[^\w.-]", lambda found: f"_{ord(found[0]):x}_", source.name, flags=re.ASCII)
@@ -301,6 +316,8 @@ def merge(answers: dict[str, Schema], requests: dict[str, Schema]) -> dict[str, 
     return answers | {taken.get(name, name): schema for name, schema in decoded.items()}
 
 
-def body_schema(kind: type[Struct] | str) -> Schema:
-    """Return the reference to a request's component."""
+def body_schema(kind: type[Struct] | str | Schema) -> Schema:
+    """Return the reference to a request's component; a schema is returned as it is."""
+    if isinstance(kind, dict):
+        return kind
     return {"$ref": REF.format(name=kind if isinstance(kind, str) else kind.__name__)}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from reflexd.config import Limits
-from reflexd.hookspecs import Example
+from reflexd.hookspecs import DataSource, Example, InputFile, where
 from reflexd.schemas.reflex import Mode
 
 MIN_LABELS = 2
@@ -24,6 +25,16 @@ class BadRow(ValueError):
         self.message = message
         self.param = param
         super().__init__(message)
+
+    @property
+    def row(self) -> int | None:
+        """The number of the row; None where the set as a whole is meant."""
+        found = re.match(r"\[(\d+)\]", self.param)
+        return None if found is None else int(found[1])
+
+    def told_of(self, source: DataSource, file: InputFile) -> str:
+        """Return the message for a row of a file, which begins with the place of the row in it."""
+        return self.message if self.row is None else f"{where(source, file, self.row)}: {self.message}"
 
 
 def text_problem(text: str, max_chars: int) -> str | None:
@@ -108,19 +119,36 @@ def check_rows(
     """
     if len(rows) > limits.rows:
         raise BadRow(f"There are {len(rows)} rows; at most {limits.rows} are allowed")
+    return check_counts(checked(rows, labels, limits, mode), labels, limits, mode)[:2]
+
+
+def checked(
+    rows: Iterable[Example], labels: Sequence[str], limits: Limits, mode: Mode | None, start: int = 0
+) -> Iterator[Example]:
+    """Yield rows, the first of which has the number `start`, as long as each is a good one and they are not too many.
+
+    Raises BadRow for the first that is not.
+    """
     allowed = frozenset(labels)
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, start):
+        if number >= limits.rows:
+            raise BadRow(f"There are more than {limits.rows} rows")
         check_row(row, number, allowed, limits, mode)
-    return check_counts(rows, labels, limits, mode)
+        yield row
 
 
 def check_counts(
-    rows: Sequence[Example], labels: Sequence[str], limits: Limits, mode: Mode | None
-) -> tuple[list[str], Mode]:
-    """Raise BadRow when there are too few labels or rows that have one; return the label order and the mode."""
-    counts = Counter(label for row in rows for label in labels_of(row))
+    rows: Iterable[Example], labels: Sequence[str], limits: Limits, mode: Mode | None
+) -> tuple[list[str], Mode, int]:
+    """Raise BadRow when there are too few labels or rows that have one; return label order, mode and number of rows."""
+    counts: Counter[str] = Counter()
+    number, several = 0, False
+    for row in rows:
+        number += 1
+        several |= row.labels is not None
+        counts.update(labels_of(row))
     if mode is None:
-        mode = "multi_label" if any(row.labels is not None for row in rows) else "single_label"
+        mode = "multi_label" if several else "single_label"
     order = list(labels) or list(counts)
     if len(order) < MIN_LABELS:
         raise BadRow(f"At least {MIN_LABELS} different labels are needed, and there are {len(order)}")
@@ -131,7 +159,7 @@ def check_counts(
         named = ", ".join(f"{label!r} has {counts[label]}" for label in short[:5])
         more = f" and {len(short) - 5} more labels" if len(short) > 5 else ""
         raise BadRow(f"Each label needs at least {MIN_ROWS_PER_LABEL} rows: {named}{more}")
-    return order, mode
+    return order, mode, number
 
 
 def distinct(rows: Sequence[Example]) -> list[int]:

@@ -33,6 +33,15 @@ def honest_confidences(held: HeldOut) -> tuple[Values, Hits]:
     return found.max(axis=1), found.argmax(axis=1) == held.truth
 
 
+def served_confidences(held: HeldOut, temperature: float) -> tuple[Values, Hits]:
+    """Return the same at one temperature, for rows that had no say in it."""
+    several = held.truth.ndim == 2
+    found = probabilities(held.logits, temperature, "multi_label" if several else "single_label")
+    if several:
+        return found.ravel(), held.truth.ravel().astype(np.bool_)
+    return found.max(axis=1), found.argmax(axis=1) == held.truth
+
+
 def _bins(confidences: Values) -> list[NDArray[np.int64]]:
     """Return the places of the decisions in bins of (nearly) equal size, the least sure ones first."""
     count = max(1, min(BINS, len(confidences) // ROWS_A_BIN))

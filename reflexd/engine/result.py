@@ -5,6 +5,7 @@ It lands in the job's JSON, so every list in it has a greatest length, and what 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from reflexd.engine.calibration import CALIBRATION_ROWS
 from reflexd.engine.evaluation import HeldOut
 from reflexd.engine.heads import Targets
 from reflexd.engine.interval import interval
-from reflexd.engine.reliability import expected_error, honest_confidences, reliability
+from reflexd.engine.reliability import Hits, Values, expected_error, honest_confidences, reliability
 from reflexd.registry.artifacts import Calibration
 
 CONFUSIONS = 50
@@ -32,11 +33,13 @@ def report(
     why_none: str,
     predicted: Targets | None,
     tfidf: Targets | None,
+    confidences_of: Callable[[HeldOut], tuple[Values, Hits]] = honest_confidences,
 ) -> dict[str, Any]:
     """Return the job's `result`: accuracy and macro-F1 (0 to 1, or None), and what is needed to judge them.
 
     A multi_label row is right where its set of labels is exactly right. `predicted` are the decisions for the held-out
-    rows, and `tfidf` those of the baseline where there is one. `why_none` says why no row could be held out.
+    rows, and `tfidf` those of the baseline where there is one. `why_none` says why no row could be held out;
+    `confidences_of` is as reliability.py has them.
     """
     several = targets.ndim == 2
     commonest = np.unique(targets, axis=0, return_counts=True)[1].max()
@@ -67,7 +70,7 @@ def report(
     else:
         out["confusion"] = confusion(held.truth.astype(np.int64), predicted.astype(np.int64), labels)
     if n >= CALIBRATION_ROWS:
-        confidences, hits = honest_confidences(held)
+        confidences, hits = confidences_of(held)
         out["ece"] = round(expected_error(confidences, hits), 4)
         out["reliability"] = reliability(confidences, hits)
     return out | {

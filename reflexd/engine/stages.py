@@ -44,7 +44,8 @@ class Stages:
         if mark is None or mark.sha256 != sha256_file(run_dir / runs.ROWS):
             raise JobFailure("rows_missing", "The job's prepared rows are not what was prepared any more")
         rows = runs.read_rows(run_dir, Example)
-        return trainer.train(spec, rows, mark.labels, self._load_encoder(spec.backbone), self._emit, mark.mode)
+        encoder, held = self._load_encoder(spec.backbone), runs.read_validation(run_dir, Example)
+        return trainer.train(spec, rows, mark.labels, encoder, self._emit, mark.mode, held)
 
     def _sources(self, spec: RunSpec) -> PluginManager:
         allow = tuple(spec.plugins_allow)

@@ -33,6 +33,7 @@ from reflexd.engine.material import Emit, Material, gather, known_from_now_on
 from reflexd.engine.recipes import DEFAULT, changes, fit, otherwise_regularised, with_names, without_base, words_of
 from reflexd.engine.selection import Candidate, choose, honest, mean_accuracy, search
 from reflexd.engine.tuned import Rows, Tuned, Tuner, said_of
+from reflexd.engine.validation import Finished, validated
 from reflexd.engine.warm_start import Base, read_base, to_keep
 from reflexd.errors import JobFailure
 from reflexd.hookspecs import Example
@@ -70,8 +71,11 @@ def train(
     encoder: Encoder,
     emit: Emit,
     mode: Mode = "single_label",
+    validation: Sequence[Example] | None = None,
 ) -> Trained:
     """Train, score and publish a classifier; return what the daemon records.
+
+    It is scored on rows of its own that were held out, or on those of `validation` where there are some.
 
     Raises JobFailure where the run directory holds a base model that cannot be started from.
     """
@@ -97,7 +101,11 @@ def train(
     found.result["recipe"] = {"encoder": chosen.encoder, **msgspec.to_builtins(chosen.recipe)}
     _tell_score(emit, found.result, calibration)
     head = heads.fitted(chosen.recipe, chosen.features, material.targets, chosen.names, emit)
-    about = encoder.description
+    about, result = encoder.description, found.result
+    if validation is not None:
+        tuned = encoder.adapted(chosen.adapter)
+        model = Finished(encoder, tuned, head, calibration, found.thresholds, labels, mode, spec.threads)
+        result = validated(model, validation, material, base, result, emit)
     manifest = Manifest(
         stack=STACK,
         labels=labels,
@@ -112,7 +120,7 @@ def train(
         seed=spec.seed,
         packages=_versions(),
         lineage=spec.lineage,
-        result=found.result,
+        result=result,
         created_at=int(time.time()),
     )
     files = {} if chosen.adapter is None else to_files(chosen.adapter)
@@ -136,7 +144,7 @@ def train(
         tokens=material.tokens,
         backbone=about.name,
         precision=about.precision,
-        result=found.result,
+        result=result,
     )
 
 

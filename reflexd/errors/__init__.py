@@ -2,3 +2,4 @@
 
 from reflexd.errors.answers import *  # noqa: F403
 from reflexd.errors.endings import *  # noqa: F403
+from reflexd.errors.uploads import *  # noqa: F403

@@ -30,13 +30,15 @@ class Incoming:
     def finish(self) -> str:
         """Make what was written durable and return its SHA-256, in hex."""
         self._file.flush()
+        os.fchmod(self._file.fileno(), 0o400)  # it may get other names, and whoever reads there must not change it here
         os.fsync(self._file.fileno())
         self._file.close()
         return self._digest.hexdigest()
 
     def discard(self) -> None:
         """Remove what was written, unless it was kept."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a full disk: what is still buffered cannot be written
+            self._file.close()
         self.path.unlink(missing_ok=True)
 
 

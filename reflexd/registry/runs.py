@@ -2,7 +2,12 @@
 
 runs/<job id>/input.json     written before the job's row commits
               base/          a copy of the model that the job starts from, so that nothing can change it meanwhile
+              training.file, validation.file
+                             links to the uploaded files that the rows are made of, which may be deleted meanwhile;
+                             gone once the rows are there
               rows.jsonl     appended and fsynced by the prepare stage
+              validation.jsonl
+                             the rows of validation.file
               prepared.json  present once all rows are there
               tuning/        the state of encoders that are being tuned, from which a killed job goes on
               worker.log     what a failing training process printed
@@ -11,7 +16,7 @@ runs/<job id>/input.json     written before the job's row commits
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -24,7 +29,10 @@ from reflexd.schemas.reflex import Mode
 INPUT = "input.json"
 BASE = "base"
 TUNING = "tuning"
+TRAINING_FILE = "training.file"
+VALIDATION_FILE = "validation.file"
 ROWS = "rows.jsonl"
+VALIDATION = "validation.jsonl"
 PREPARED = "prepared.json"
 WORKER_LOG = "worker.log"
 FSYNC_EVERY = 256
@@ -32,8 +40,20 @@ FSYNC_EVERY = 256
 T = TypeVar("T")
 
 
+class KeptFile(Struct, frozen=True, kw_only=True):
+    """A user's file in the run directory: its name there, as it was uploaded, and the source that reads it."""
+
+    name: str
+    filename: str
+    bytes: int
+    source: str
+
+
 class RunInput(Struct, kw_only=True):
-    """What a job starts from; `payload` is the user's JSON of the source's field, byte for byte."""
+    """What a job starts from; `payload` is the user's JSON of the source's field, byte for byte.
+
+    Where the field names a file, it is the JSON of a KeptFile instead.
+    """
 
     source: str
     payload: msgspec.Raw
@@ -41,6 +61,7 @@ class RunInput(Struct, kw_only=True):
     limits: dict[str, int] = field(default_factory=dict)
     mode: Mode | None = None
     """What the request asked for; None leaves it to the rows."""
+    validation: KeptFile | None = None
 
 
 class PreparedRows(Struct, kw_only=True):
@@ -52,12 +73,21 @@ class PreparedRows(Struct, kw_only=True):
     mode: Mode = "single_label"
 
 
-def create(runs_dir: Path, job_id: str, given: RunInput, base: Path | None = None) -> None:
+def create(
+    runs_dir: Path,
+    job_id: str,
+    given: RunInput,
+    base: Path | None = None,
+    links: Mapping[str, Callable[[Path], None]] | None = None,
+) -> None:
     """Write a new run directory, whole and durable, with a copy of the model folder `base` where there is one.
 
-    Raises FileNotFoundError, and leaves nothing, where `base` is not there or goes while it is copied.
+    `links` puts a file under each of its names, and may raise. Raises FileNotFoundError, and leaves nothing, where
+    `base` is not there or goes while it is copied.
     """
     with new_directory(runs_dir / job_id) as temporary:
+        for name, link in (links or {}).items():
+            link(temporary / name)
         if base is not None:
             copy_directory(base, temporary / BASE)
         write_durably(temporary / INPUT, msgspec.json.encode(given))
@@ -80,14 +110,28 @@ def read_prepared(run_dir: Path) -> PreparedRows | None:
 
 
 def mark_prepared(run_dir: Path, mark: PreparedRows) -> None:
-    """Record that rows.jsonl is complete."""
+    """Record that rows.jsonl is complete, and let go of the files that the rows were made of."""
     replace_file(run_dir / PREPARED, msgspec.json.encode(mark))
+    for name in (TRAINING_FILE, VALIDATION_FILE):
+        (run_dir / name).unlink(missing_ok=True)
 
 
 def read_rows(run_dir: Path, kind: type[T]) -> list[T]:
     """Read all rows; a torn last line (a process was killed while writing) is left out."""
     path = run_dir / ROWS
     return msgspec.json.Decoder(kind).decode_lines(_whole_lines(path.read_bytes() if path.exists() else b""))
+
+
+def write_validation(run_dir: Path, rows: Iterable[Struct]) -> None:
+    """Write the rows of the validation file, whole and durable."""
+    encode = msgspec.json.Encoder().encode_lines
+    replace_file(run_dir / VALIDATION, encode(list(rows)))
+
+
+def read_validation(run_dir: Path, kind: type[T]) -> list[T] | None:
+    """Read the rows of the validation file; None where the job has none."""
+    path = run_dir / VALIDATION
+    return msgspec.json.Decoder(kind).decode_lines(path.read_bytes()) if path.exists() else None
 
 
 def append_rows(run_dir: Path, rows: Iterable[Struct]) -> Iterator[Struct]:

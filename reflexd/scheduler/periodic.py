@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import resource
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -13,6 +14,7 @@ from reflexd.store.store import Store
 
 SAFETY_TICK_SECONDS = 15
 FORGET_EVERY_HOURS = 6
+SWEEP_EVERY_MINUTES = 10
 TRIM_EVERY_SECONDS = 30
 TRIM_ABOVE_BYTES = 32 * 2**20
 """Memory is trimmed once it has grown by this much over the least that was ever enough."""
@@ -20,26 +22,22 @@ TRIM_TRIES = 2
 """What as many trims in a row cannot give back is in use."""
 
 
-def build_timers(store: Store, keep_deliveries_days: int) -> AsyncIOScheduler:
+def build_timers(store: Store, sweeps: Mapping[str, Callable[[], Awaitable[None]]]) -> AsyncIOScheduler:
     """Return the timers, not yet started.
 
-    The dispatcher's safety tick, in case a wake-up could not be acted on; the forgetting of deleted names; and giving
-    back the memory that a rush of connections or large answers has left behind.
+    The dispatcher's safety tick, in case a wake-up could not be acted on; the forgetting of deleted names; giving back
+    the memory that a rush of connections or large answers has left behind; and the `sweeps`, by name, which remove what
+    is due.
     """
     timers = AsyncIOScheduler(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}, timezone="UTC"
     )
     timers.add_job(
-        store.webhooks.forget_old,
-        "interval",
-        args=[keep_deliveries_days],
-        hours=FORGET_EVERY_HOURS,
-        id="forget-deliveries",
-    )
-    timers.add_job(
         store.signals.wake, "interval", args=[QUEUED], seconds=SAFETY_TICK_SECONDS, id="dispatcher-safety-tick"
     )
     timers.add_job(store.deletions.forget_old, "interval", hours=FORGET_EVERY_HOURS, id="forget-deleted-names")
+    for name, sweep in sweeps.items():
+        timers.add_job(sweep, "interval", minutes=SWEEP_EVERY_MINUTES, id=name)
     timers.add_job(_Trimmer(), "interval", seconds=TRIM_EVERY_SECONDS, id="trim-memory")
     return timers
 

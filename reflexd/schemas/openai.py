@@ -127,5 +127,5 @@ class Deleted(Struct, kw_only=True):
     """The answer to a DELETE."""
 
     id: str
-    object: Literal["fine_tuning.job.deleted", "model"]
+    object: Literal["fine_tuning.job.deleted", "model", "file"]
     deleted: Literal[True] = True

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import Meta, Struct
 from reflexd.config import Limits
 from reflexd.engine.dataset import BadRow, check_labels, check_rows
 from reflexd.errors import InvalidRequest, LLMNotConfigured, NotSupportedYet, StartupError
-from reflexd.hookspecs import DataSource, InvalidInput, needs_llm, payload_type
+from reflexd.hookspecs import DataSource, InvalidInput, needs_llm, payload_type, takes_file
 from reflexd.registry import runs
 from reflexd.schemas.openai import COLD_START, Method
 from reflexd.schemas.reflex import Mode
@@ -23,13 +24,16 @@ from reflexd.store.identifiers import new_id
 from reflexd.store.keys import Key
 from reflexd.store.records import Job
 
-LATER = ("validation_file", "integrations")
+LATER = ("integrations",)
 """Fields of the contract that this version refuses rather than ignores."""
 MAX_IDEMPOTENCY_KEY = 255
 MAX_BUDGET_SECONDS = 86_400.0
+TRAINING_FILE = "training_file"
+"""The field that the OpenAI SDK makes everybody send: empty or unknown beside another input it is ignored."""
 MAX_FIELD_BYTES = 4 << 20
 """Of a field beside the input: a thousand labels of the greatest length take 3 MB when every character is escaped."""
 
+MAX_ID_BYTES = 256
 MAX_METADATA_PAIRS = 16
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=MAX_METADATA_PAIRS)
@@ -68,6 +72,7 @@ class CreateFields(Struct, kw_only=True):
     method: Method | None = None
     hyperparameters: Hyperparameters | None = None
     webhook_url: str | None = None
+    validation_file: str | None = None
 
 
 class Repeat(Struct, frozen=True):
@@ -91,10 +96,18 @@ class Admitted(Struct, frozen=True, kw_only=True):
     given: runs.RunInput
     notes: list[str]
     base: Base | None
+    training_file: str | None = None
+    """The id of the file that the job is to be trained on; what is in it is still to be checked (job_files.py)."""
+    validation_file: str | None = None
+    beside: str | None = None
+    """What stands in `training_file` beside another input."""
 
 
 class Admission:
-    """Checks create requests against the registered data sources and the limits; touches nothing that is stored."""
+    """Checks create requests against the registered data sources and the limits; touches nothing that is stored.
+
+    What files hold is checked by job_files.py.
+    """
 
     def __init__(
         self,
@@ -107,8 +120,8 @@ class Admission:
 
         `check_url` raises InvalidRequest for a webhook_url that is never sent to; it is given the field's name too.
         """
-        for name in sources:
-            if name in (*CreateFields.__struct_fields__, *LATER, "training_file"):
+        for name, source in sources.items():
+            if name in (*CreateFields.__struct_fields__, *LATER) or (name == TRAINING_FILE and not takes_file(source)):
                 raise StartupError(
                     f"a plugin registers the data source {name!r}, which is a field of the request already"
                 )
@@ -142,6 +155,7 @@ class Admission:
         if fields.webhook_url:
             self._check_url(fields.webhook_url, "webhook_url")
         given_labels = fields.labels or []
+        training_file = decode_field(source.name, raw[source.name], str) if takes_file(source) else None
         labels, mode, examples = self._check_input(source, raw[source.name], given_labels, fields.mode)
         job_id = new_id("ftjob-")
         job = Job(
@@ -159,7 +173,8 @@ class Admission:
             metadata=fields.metadata,
             webhook_url=fields.webhook_url or None,
             hyperparameters=heeded,
-            training_file=f"file-inline-{job_id}",  # one that was sent beside an inline input is ignored
+            training_file=training_file or f"file-inline-{job_id}",
+            validation_file=fields.validation_file or None,
             trained_examples=examples,
             idempotency_key=repeat.idempotency_key,
             body_sha256=body_sha256,
@@ -174,10 +189,20 @@ class Admission:
         )
         ignored = [] if fields.hyperparameters is None else fields.hyperparameters.ignored()
         notes = [f"Hyperparameters ignored: {', '.join(ignored)}; the trainer chooses them"] if ignored else []
-        return Admitted(job=job, given=given, notes=notes, base=base)
+        return Admitted(
+            job=job,
+            given=given,
+            notes=notes,
+            base=base,
+            training_file=training_file,
+            validation_file=job.validation_file,
+            beside=_id_in(raw.get(TRAINING_FILE)) if source.name != TRAINING_FILE else None,
+        )
 
     def _choose_source(self, raw: Mapping[str, msgspec.Raw]) -> DataSource:
         named = [name for name in raw if name in self._sources and not _is_null(raw[name])]
+        if TRAINING_FILE in named and (len(named) > 1 or bytes(memoryview(raw[TRAINING_FILE])[:2]) == b'""'):
+            named.remove(TRAINING_FILE)
         if len(named) == 1:
             return self._sources[named[0]]
         choices = ", ".join(sorted(self._sources))
@@ -194,12 +219,17 @@ class Admission:
             check_labels(labels, limits)
         except BadRow as error:
             raise InvalidRequest(error.message, param="labels" + error.param) from error
+        if takes_file(source):
+            if needs_llm(source):
+                raise LLMNotConfigured(param=source.name)
+            return labels, mode or "single_label", 0
         try:
             rows = source.check(decode_field(source.name, payload, payload_type(source)), labels)
             if needs_llm(source):
                 raise LLMNotConfigured(param=source.name)
             if rows is None:
                 return labels, mode or "single_label", 0
+            rows = rows if isinstance(rows, Sequence) else list(itertools.islice(rows, limits.rows + 1))
             return *check_rows(rows, labels, limits, mode), len(rows)
         except InvalidInput as error:
             # A field of the request itself (`labels`) is named from the top, a path inside the source's field is not.
@@ -226,6 +256,15 @@ def _decode_fixed(name: str, raw: msgspec.Raw) -> Any:
     if len(memoryview(raw)) > MAX_FIELD_BYTES:
         raise InvalidRequest(f"{name} has more than {MAX_FIELD_BYTES >> 20} MB", param=name)
     return decode_field(name, raw)
+
+
+def _id_in(raw: msgspec.Raw | None) -> str | None:
+    """Return the text that a field holds that is to be ignored, if it is one that could be an id."""
+    try:
+        found = None if raw is None or len(memoryview(raw)) > MAX_ID_BYTES else msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found if isinstance(found, str) and found else None
 
 
 def _is_null(raw: msgspec.Raw) -> bool:

@@ -6,9 +6,9 @@ import asyncio
 import time
 from pathlib import Path
 
-from reflexd.errors import FileNotFound, StorageFull
+from reflexd.errors import FileNotFound, InvalidRequest, StorageFull
 from reflexd.registry.blobs import Blobs, Incoming
-from reflexd.store.files import File
+from reflexd.store.files import File, Order
 from reflexd.store.identifiers import new_id
 from reflexd.store.keys import Key
 from reflexd.store.store import Store
@@ -54,6 +54,15 @@ class FileService:
         if file is None:
             raise FileNotFound
         return file
+
+    async def page(
+        self, tenant_id: str, limit: int, after: str | None, order: Order, purpose: str | None
+    ) -> tuple[list[File], bool]:
+        """Return files of the tenant behind the file `after`, and whether more follow."""
+        cursor = None if after is None else await self._store.files.get(tenant_id, after)
+        if after is not None and cursor is None:
+            raise InvalidRequest("after is not the id of a file of yours", param="after")
+        return await self._store.files.page(tenant_id, limit, cursor.seq if cursor else None, order, purpose)
 
     def content(self, file: File) -> Path:
         """Return where a file's content lies for as long as the file is not deleted."""

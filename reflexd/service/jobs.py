@@ -25,6 +25,7 @@ from reflexd.errors import (
 from reflexd.registry import artifacts, runs
 from reflexd.service.admission import Admission, Admitted, Repeat
 from reflexd.service.base_models import BaseModels
+from reflexd.service.job_files import JobFiles, Links
 from reflexd.store.keys import Key
 from reflexd.store.records import Event, Job
 from reflexd.store.store import Store
@@ -39,6 +40,7 @@ class JobService:
         self,
         store: Store,
         admission: Admission,
+        files: JobFiles,
         base_models: BaseModels,
         queued_per_key: int,
         runs_dir: Path,
@@ -48,6 +50,7 @@ class JobService:
         """`forget` is told the directories of deleted models, so that memory lets go of them."""
         self._store = store
         self._admission = admission
+        self._files = files
         self._base_models = base_models
         self._queued_per_key = queued_per_key
         self._runs_dir = runs_dir
@@ -70,7 +73,8 @@ class JobService:
                 admitted = self._admission.admit(key, body, sha256, repeat)
             if earlier := await self._store.jobs.earlier(admitted.job, repeat.retried):
                 return earlier
-            job = await self._store_input(admitted)
+            admitted, links = await self._files.check(admitted)
+            job = await self._store_input(admitted, links)
             try:
                 stored = await self._store.jobs.insert(
                     job, self._queued_per_key, admitted.notes, retried=repeat.retried
@@ -84,14 +88,14 @@ class JobService:
             raise RateLimited(f"This API key already has {self._queued_per_key} jobs waiting")
         return stored
 
-    async def _store_input(self, admitted: Admitted) -> Job:
-        """Write the run directory, with a copy of the base model in it, and return the job with its base pinned."""
+    async def _store_input(self, admitted: Admitted, links: Links) -> Job:
+        """Write the run directory, with base model and files in it, and return the job with its base pinned."""
         job, folder = admitted.job, None
         if admitted.base is not None:
             version, folder = await self._base_models.pin(job.tenant_id, admitted.base, admitted)
             job = msgspec.structs.replace(job, base_model_version=version.version)
         try:
-            await asyncio.to_thread(runs.create, self._runs_dir, job.id, admitted.given, folder)
+            await asyncio.to_thread(runs.create, self._runs_dir, job.id, admitted.given, folder, links)
         except FileNotFoundError as error:
             if folder is None:
                 raise StorageFull from error

@@ -32,6 +32,10 @@ RUN = {
         r'^data: .*"message":"Job succeeded: tickets version \d is served"',
         r"^data: \[DONE\]$",
     ],
+    "upload rows.jsonl": [
+        r'\A\{"id":"ftjob-.*"training_file":"file-[^"]*","validation_file":"file-',
+        r'"object":"list","data":\[\{"id":"file-',
+    ],
     "reflexd predict tickets": [r"^billing  0\.\d+$", r"ftjob-\S+ +succeeded +tickets", r"tickets +[12] +billing, bug"],
     "reflexd jobs report": [r"\A\Z"],
     "reflexd keys create shop": [
@@ -93,11 +97,12 @@ def test_the_blocks_do_what_the_page_says(start_daemon: Callable[..., Daemon], t
         jobs = [wait_for_status(client, job.id, "succeeded") for job in client.fine_tuning.jobs.list()]
     assert [job.model_extra["labels"] for job in jobs] == [
         ["good", "bad"],
+        ["billing", "bug"],
         ["billing", "bug", "question"],
         ["billing", "bug"],
         ["billing", "bug"],
     ]
-    assert [job.model_extra["version"] for job in jobs] == [1, 3, 2, 1]
+    assert [job.model_extra["version"] for job in jobs] == [1, 1, 3, 2, 1]
 
 
 def test_the_plugin_on_the_page_is_the_example() -> None:

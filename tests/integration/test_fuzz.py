@@ -23,6 +23,7 @@ from tests.daemons import Daemon, new_directory, wait_for
 from tests.jobs import create, train
 from tests.rows import TICKETS
 
+ROWS = b'{"text": "It is broken", "label": "bug"}'
 CASES = 3_000
 SEED = 7335
 POSITIVE = GenerationMode.POSITIVE
@@ -48,6 +49,8 @@ class Known:
     trained: str
     models: list[str]
     doomed: Iterator[str]
+    files: list[str] = field(default_factory=list)
+    doomed_files: Iterator[str] = field(default_factory=lambda: iter(()))
     jobs: dict[str, Iterator[str]] = field(default_factory=dict)
 
 
@@ -75,6 +78,8 @@ def held() -> Iterator[tuple[Daemon, Known]]:
             known = Known(trained, ["tickets", "topics", trained, "tickets@1"], doomed=iter(map(str, doomed)))
             with daemon.openai() as client:
                 queued = [create(client, TICKETS).id for _ in range(60)]
+                files = [client.files.create(file=("a", ROWS), purpose="fine-tune").id for _ in range(10)]
+            known.files, known.doomed_files = files[:5], iter(files[5:])
             known.jobs = {
                 "train": iter(prepared),
                 "cancel": iter(queued[:10]),
@@ -117,6 +122,8 @@ def steer(case: schemathesis.Case, known: Known, chance: random.Random, operatio
         path["job_id"] = next(known.jobs.get(kind, known.jobs["get"]), path["job_id"])
     if "model" in path:
         path["model"] = next(known.doomed, "x") if case.method == "DELETE" else chance.choice(known.models)
+    if "file_id" in path:
+        path["file_id"] = next(known.doomed_files, "x") if case.method == "DELETE" else chance.choice(known.files)
     if isinstance(case.body, dict):
         complete(case.body, known, chance, operation)
 
@@ -124,8 +131,10 @@ def steer(case: schemathesis.Case, known: Known, chance: random.Random, operatio
 def complete(body: dict[str, Any], known: Known, chance: random.Random, operation: str) -> None:
     """Give a generated body names that exist, and a create request rows that a classifier can be trained on."""
     if operation == "jobs":
-        for name in ("generate", "label_data", "labels", "base_model", "model"):
+        for name in ("generate", "label_data", "labels", "base_model", "model", "validation_file"):
             body.pop(name, None)
+        if chance.random() < 0.3:
+            body["validation_file"] = chance.choice(known.files)
         body["training_data"] = TICKETS
         if chance.random() < 0.3:
             body["base_model"] = chance.choice(known.models)

@@ -30,6 +30,7 @@ class Private:
         active = jobs.create(owner, endless()[:10_000], "private-too")
         rests = jobs.create(owner, TICKETS, "private-rests", auto_train=False)
         self.jobs = [done.id, active.id, rests.id]
+        self.files = [owner.files.create(file=("a.jsonl", b"{}"), purpose="fine-tune").id]
         self.models = ["private", "private@1", "private-too", "private-rests", *self.jobs]
         jobs.wait_until_training(owner, active.id)
         owner.fine_tuning.jobs.pause(active.id)  # it would write events of its own meanwhile
@@ -41,7 +42,8 @@ class Private:
         return str(job["status"])
 
     def all(self) -> list[Any]:
-        return [self.owner.get(f"/fine_tuning/jobs/{job_id}", cast_to=dict[str, Any]) for job_id in self.jobs]
+        jobs = [self.owner.get(f"/fine_tuning/jobs/{job_id}", cast_to=dict[str, Any]) for job_id in self.jobs]
+        return [*jobs, *self.owner.files.list()]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,8 @@ def private(quiet: Daemon) -> Iterator[Private]:
         yield held
         for job_id in held.jobs:
             jobs.delete(owner, job_id)
+        for file_id in held.files:
+            owner.files.delete(file_id)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +85,7 @@ def test_all_scopes_but_the_right_one_open_nothing(quiet: Daemon, private: Priva
     before = private.all()
     with quiet.http(secret) as http, nothing_written(quiet):
         for route in routes:
-            for name in (private.jobs[0], "private"):
+            for name in (private.jobs[0], "private", private.files[0]):
                 answer = http.request(route.method, route.to(name), json={"training_data": TICKETS})
                 assert scope in check_error(quiet, answer, 403, "insufficient_scope", None, secret)
     assert private.all() == before
@@ -92,6 +96,8 @@ def test_another_tenants_object_is_like_none(
     quiet: Daemon, private: Private, stranger: httpx2.Client, route: Route
 ) -> None:
     names = private.models if "{model}" in route.path else private.jobs
+    if "{file_id}" in route.path:
+        names = private.files
     queries = ("", "?stream=true", "?after=x") if route.path.endswith("/events") else ("",)
     before = private.all()
     with nothing_written(quiet):
@@ -122,17 +128,24 @@ def test_another_tenants_names_in_a_body_or_query_are_like_none(
         ("/v1/reflex/synchronous_predict_batch", lambda name: {"requests": [{**row, "model": name}]}, 404),
         (CREATE, lambda name: {"training_data": TICKETS, "base_model": name}, 400),
         (CREATE, lambda name: {"training_data": TICKETS, "model": name}, 400),
+        (CREATE, lambda name: {"training_file": name}, 400),
+        (CREATE, lambda name: {"training_data": TICKETS, "validation_file": name}, 400),
     ]
     with nothing_written(quiet):
         for path, body, status in bodies:
             unknown = comparable(stranger.post(path, json=body(NOBODYS)))
             assert unknown[0] == status
-            for name in private.models:
+            for name in (*private.models, *private.files):
                 assert comparable(stranger.post(path, json=body(name))) == unknown, (path, name)
         for job_id in private.jobs:
             unknown, known = (comparable(stranger.get(CREATE, params={"after": i})) for i in (UNKNOWN, job_id))
             assert known == unknown
             assert known[0] == 400
+        for file_id in private.files:
+            unknown, known = (comparable(stranger.get("/v1/files", params={"after": i})) for i in ("file-x", file_id))
+            assert known == unknown
+            assert known[0] == 400
+        assert stranger.get("/v1/files").json()["data"] == []
         assert stranger.get(CREATE).json()["data"] == []
         assert stranger.get(CREATE, params={"metadata[a]": "b"}).json()["data"] == []
         assert stranger.get("/v1/models").json()["data"] == []

@@ -1,0 +1,27 @@
+"""Decides how an upload, or a file that another request names, is refused."""
+
+from __future__ import annotations
+
+from reflexd.errors.answers import InvalidRequest
+
+
+class NamedFileNotFound(InvalidRequest):
+    """No file of yours has this id: upload it first, with POST /v1/files.
+
+    A 400 and not a 404: it is the request that names the file which is wrong, not its address.
+    """
+
+    code = "file_not_found"
+
+
+class FileTooLarge(InvalidRequest):
+    """The file is larger than [files] max_bytes allows."""
+
+    status = 413
+    code = "file_too_large"
+
+
+class FilesFull(InvalidRequest):
+    """With this file yours would have more bytes than [files] tenant_bytes allows: delete some."""
+
+    code = "file_quota_exceeded"

@@ -1,0 +1,139 @@
+"""Decides how much may be uploaded, what an uploaded file is for, what it is called and when it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+
+from reflexd.config import Files
+from reflexd.errors import FilesFull, FileTooLarge, InvalidRequest, StorageFull
+from reflexd.registry.blobs import Incoming
+from reflexd.service.files import FileService
+from reflexd.store.files import File
+from reflexd.store.store import Store
+
+PURPOSES = ("fine-tune", "batch")
+BATCH_EXPIRES_SECONDS = 30 * 86_400
+"""OpenAI's own default for files of this purpose; others stay until they are deleted."""
+LEAST_EXPIRES_SECONDS, MOST_EXPIRES_SECONDS = 3_600, 2_592_000
+NAME_CHARS = 255
+WRITE_BYTES = 1 << 20
+"""What arrives is gathered up to about this much before a thread writes it: one for each piece would cost more."""
+
+
+class Uploads:
+    """Takes files from tenants, whose bytes that are still arriving count too."""
+
+    def __init__(self, store: Store, files: FileService, limits: Files) -> None:
+        self._store = store
+        self.files = files
+        self.limits = limits
+        self.arriving: Counter[str] = Counter()
+        """Bytes by tenant."""
+
+    async def begin(self, tenant_id: str) -> Upload:
+        """Begin a file; `discard` must follow, whatever comes of it. Raises FilesFull and StorageFull."""
+        taken = await self.taken(tenant_id)
+        try:
+            incoming = await asyncio.to_thread(self.files.blobs.new)
+        except OSError as error:
+            raise StorageFull from error
+        return Upload(self, tenant_id, taken, incoming)
+
+    async def taken(self, tenant_id: str) -> int:
+        """Return how many bytes the tenant's files have that have arrived."""
+        return await self._store.files.bytes_of(tenant_id)
+
+
+class Upload:
+    """One file on its way to the disk; nothing of it is held in memory but what is next to be written."""
+
+    def __init__(self, uploads: Uploads, tenant_id: str, taken: int, incoming: Incoming) -> None:
+        self._uploads = uploads
+        self._tenant_id = tenant_id
+        self._taken = taken
+        self._incoming = incoming
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._bytes = 0
+
+    async def write(self, piece: bytes) -> None:
+        """Take a piece; raises FileTooLarge and FilesFull as soon as it is too much, and StorageFull."""
+        limits, arriving = self._uploads.limits, self._uploads.arriving
+        self._bytes += len(piece)
+        arriving[self._tenant_id] += len(piece)
+        if self._bytes > limits.max_bytes:
+            raise FileTooLarge(f"The file is larger than {limits.max_bytes} bytes, which [files] max_bytes allows")
+        if self._taken + arriving[self._tenant_id] > limits.tenant_bytes:
+            raise self._full()
+        self._waiting.append(piece)
+        self._waiting_bytes += len(piece)
+        if self._waiting_bytes >= WRITE_BYTES:
+            await self._flush()
+
+    async def finish(self, filename: str, purpose: str, expires_after: int | None) -> File:
+        """Make a file of what was written; `expires_after` is in seconds. Raises what `write` does."""
+        await self._flush()
+        self._taken = await self._uploads.taken(self._tenant_id)  # others may have ended meanwhile
+        if self._taken + self._bytes > self._uploads.limits.tenant_bytes:
+            raise self._full()
+        if expires_after is None and purpose == "batch":
+            expires_after = BATCH_EXPIRES_SECONDS
+        expires_at = None if expires_after is None else int(time.time()) + expires_after
+        return await self._uploads.files.keep(self._tenant_id, filename, purpose, self._incoming, expires_at)
+
+    async def discard(self) -> None:
+        """Forget what was not made a file of; harmless after `finish`."""
+        arriving = self._uploads.arriving
+        arriving[self._tenant_id] -= self._bytes
+        if not arriving[self._tenant_id]:
+            del arriving[self._tenant_id]
+        self._bytes = 0
+        self._waiting.clear()
+        await asyncio.to_thread(self._incoming.discard)
+
+    async def _flush(self) -> None:
+        content, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
+        try:
+            await asyncio.to_thread(self._incoming.write, content)
+        except OSError as error:
+            raise StorageFull from error
+
+    def _full(self) -> FilesFull:
+        return FilesFull(
+            f"With this file yours would have more than {self._uploads.limits.tenant_bytes} bytes, which [files]"
+            " tenant_bytes allows: delete some"
+        )
+
+
+def check_purpose(purpose: str) -> str:
+    """Return what a file may be uploaded for; raises InvalidRequest for anything else."""
+    if purpose not in PURPOSES:
+        raise InvalidRequest(f"The purpose of an uploaded file must be {' or '.join(PURPOSES)}", param="purpose")
+    return purpose
+
+
+def check_expiry(anchor: str | None, seconds: str | None) -> int | None:
+    """Return after how many seconds a file expires; raises InvalidRequest for what is half given or out of range."""
+    if anchor is None and seconds is None:
+        return None
+    if anchor != "created_at":
+        raise InvalidRequest("A file expires some time after created_at", param="expires_after[anchor]")
+    given = int(seconds) if seconds and len(seconds) < 10 and seconds.isascii() and seconds.isdigit() else 0
+    if not LEAST_EXPIRES_SECONDS <= given <= MOST_EXPIRES_SECONDS:
+        raise InvalidRequest(
+            f"expires_after[seconds] must be a whole number from {LEAST_EXPIRES_SECONDS} to {MOST_EXPIRES_SECONDS}",
+            param="expires_after[seconds]",
+        )
+    return given
+
+
+def shown_name(filename: str) -> str:
+    """Return a file's name as it is kept: the last part of a path, what cannot be shown replaced, of bounded length.
+
+    It is only ever shown: no path is made of it.
+    """
+    last = filename.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    shown = "".join(character if character.isprintable() else "_" for character in last)
+    return shown[:NAME_CHARS] if shown.strip(" .") else "file"
