@@ -80,7 +80,7 @@ class Desk:
             await upload.discard()
 
     async def admit(self, **body: Any) -> Admitted:
-        admitted = Admission(self.sources, Limits()).admit(self.key, msgspec.json.encode(body), "", Repeat())
+        admitted = Admission(self.sources, Limits(), any_url).admit(self.key, msgspec.json.encode(body), "", Repeat())
         checked, links = await JobFiles(self.files, self.sources, Limits()).check(admitted)
         runs.create(self.folder / "runs", checked.job.id, checked.given, None, links)
         return checked
@@ -102,6 +102,10 @@ async def desk(store: Store, tmp_path: Path, table: Table) -> Desk:
 
 
 pytestmark = pytest.mark.anyio
+
+
+def any_url(url: str, param: str) -> None:
+    """Refuse none: these requests name no webhook."""
 
 
 async def test_a_strangers_source_gets_the_file_in_both_processes(desk: Desk, table: Table) -> None:
@@ -169,7 +173,7 @@ def test_the_name_training_file_is_for_sources_that_read_files() -> None:
         name = "training_file"
 
     with pytest.raises(StartupError):
-        Admission({"training_file": Other()}, Limits())
+        Admission({"training_file": Other()}, Limits(), any_url)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
