@@ -12,7 +12,6 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 
 import structlog
 import uvicorn
@@ -25,30 +24,23 @@ from reflexd.api.protocol import protocol
 from reflexd.config import Config
 from reflexd.egress.door import Door
 from reflexd.egress.sender import Sender
-from reflexd.engine.backbones import Backbones, Ground
-from reflexd.engine.encoder import Encoder
 from reflexd.engine.encoders import Encoders
 from reflexd.engine.opening import open_encoder
-from reflexd.engine.predictor import Predictor
-from reflexd.engine.residents import Residents
 from reflexd.errors import CannotStartNow, StartupError, StorageFull
-from reflexd.hookspecs import Executor, ExecutorOptions
 from reflexd.observability import configure_logging
+from reflexd.parts import Parts
 from reflexd.plugins import PluginManager
 from reflexd.registry.blobs import Blobs
-from reflexd.registry.data_directory import cache_directory, data_directory
+from reflexd.registry.data_directory import data_directory
 from reflexd.scheduler.deliveries import Deliveries, DeliveryOptions
-from reflexd.scheduler.dispatcher import Dispatcher, DispatchOptions
+from reflexd.scheduler.dispatcher import Dispatcher
 from reflexd.scheduler.periodic import build_timers
-from reflexd.service.admission import Admission
 from reflexd.service.backbones import BackboneService
-from reflexd.service.base_models import BaseModels
+from reflexd.service.batch_runner import BatchRunner
+from reflexd.service.batches import BatchService
 from reflexd.service.event_streams import EventStreams, StreamLimits
 from reflexd.service.files import FileService
-from reflexd.service.job_files import JobFiles
-from reflexd.service.jobs import JobService
 from reflexd.service.models import ModelService
-from reflexd.service.predictions import PredictionService, PredictLimits
 from reflexd.service.readiness import Readiness
 from reflexd.service.uploads import Uploads
 from reflexd.service.webhooks import WebhookService
@@ -72,13 +64,14 @@ class Daemon:
     async def serve(self) -> None:
         """Run until SIGTERM or SIGINT; raises StartupError (with its exit code) for what prevents the start."""
         config, directory = self._config, self._directory
+        parts = Parts(config, directory)
         async with AsyncExitStack() as stack:
             await asyncio.to_thread(directory.claim, LOCK_PATIENCE_SECONDS)
             stack.callback(directory.release)
             plugins = PluginManager(config.plugins.allow)
-            backbones = self._build_backbones(plugins)
+            backbones = parts.backbones(plugins)
             present = await asyncio.to_thread(backbones.named, config.training.backbone)
-            executor = self._build_executor(plugins)
+            executor = parts.executor(plugins)
             startup.refuse_lost_database(directory)
             store = await Store.open(directory.root)
             stack.push_async_callback(store.close)
@@ -95,12 +88,14 @@ class Daemon:
                 raise CannotStartNow(f"cannot write the data directory {directory.root}: {error}") from error
 
             readiness = Readiness(store.database, directory.root)
-            predictions = self._build_predictions(store)
+            predictions = parts.predictions(store)
             door = Door(config.network)
             stack.callback(door.close)
             sender = Sender(plugins.transports, door, config.webhooks.timeout_seconds)
             webhooks = WebhookService(store, sender, config.webhooks.endpoints_per_tenant)
-            jobs = self._build_jobs(store, files, plugins, backbones, predictions, webhooks)
+            jobs = parts.jobs(store, files, plugins, backbones, predictions, webhooks)
+            batches = BatchService(store, predictions, files, directory.batches, config.batches)
+            runner = parts.batch_runner(store, predictions, files)
             limits = StreamLimits(open=config.limits.streams, open_per_key=config.limits.streams_per_key)
             streams = EventStreams(store, limits)
             server = self._build_server(
@@ -114,9 +109,10 @@ class Daemon:
                     streams=streams,
                     predictions=predictions,
                     webhooks=webhooks,
+                    batches=batches,
                     readiness=readiness,
                 ),
-                Described(limits=config.limits, sources=plugins.data_sources),
+                Described(limits=config.limits, uploaded=config.batches.rows, sources=plugins.data_sources),
             )
 
             def on_trouble(why: str | None) -> None:
@@ -126,7 +122,7 @@ class Daemon:
                     readiness.block("training", "training processes cannot be started")
 
             ground = partial(backbones.ground, default=present, precision=config.backbone.precision)
-            dispatcher = Dispatcher(store, executor, self._dispatch_options(ground), on_trouble)
+            dispatcher = Dispatcher(store, executor, parts.dispatch_options(ground), on_trouble)
             if config.training.hold:
                 log.warning("training is held: jobs are accepted and wait ([training] hold)")
                 dispatcher.stop_claiming()
@@ -139,12 +135,16 @@ class Daemon:
             stack.callback(admin.close)
             plugins.startup(directory.root)
             stack.callback(lambda: [log.error("plugin failed", why=why) for why in plugins.shutdown()])
-            forget = partial(store.webhooks.forget_old, config.webhooks.keep_days)
-            timers = build_timers(store, {"delete-expired-files": files.delete_expired, "forget-deliveries": forget})
+            sweeps: dict[str, Callable[[], Awaitable[None]]] = {
+                "delete-expired-files": files.delete_expired,
+                "forget-deliveries": partial(store.webhooks.forget_old, config.webhooks.keep_days),
+                "forget-ended-batches": batches.forget_old,
+            }
+            timers = build_timers(store, sweeps)
             timers.start()
             stack.callback(timers.shutdown, wait=False)
             stack.push_async_callback(executor.stop)
-            self._handle_signals(server, readiness, dispatcher)
+            self._handle_signals(server, readiness, dispatcher, runner)
 
             async def work() -> None:
                 """Load the encoder, exporting it at the very first start; then answer predictions and run jobs."""
@@ -157,13 +157,15 @@ class Daemon:
                     self._failure = known or StartupError(f"the encoder cannot be loaded: {type(error).__name__}")
                     server.should_exit = True
                     return
-                predictions.predictor = self._build_predictor(loaded, Encoders(backbones))
+                predictions.predictor = parts.predictor(loaded, Encoders(backbones))
                 gc.collect()
                 gc.freeze()  # what is there at the start stays: no later collection need look through it
                 readiness.clear("backbone")
                 log.info("ready", backbone=present.name, precision=loaded.description.precision)
-                await executor.start()
-                await dispatcher.run()
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(runner.run())
+                    await executor.start()
+                    await dispatcher.run()
 
             async def close_predictor() -> None:
                 if predictions.predictor is not None:
@@ -192,65 +194,6 @@ class Daemon:
             self._failure = CannotStartNow(f"the daemon's work has ended: {type(error).__name__}; the log says more")
             server.should_exit = True
 
-    # --- before listening -------------------------------------------------------------------------------------------
-
-    def _build_backbones(self, plugins: PluginManager) -> Backbones:
-        return Backbones(plugins.checkpoints, self._directory.backbones, cache_directory(self._config))
-
-    def _build_executor(self, plugins: PluginManager) -> Executor:
-        name, training = self._config.training.executor, self._config.training
-        if name not in plugins.executors:
-            raise StartupError(f"[training] executor: no plugin registers {name!r}")
-        options = ExecutorOptions(
-            slots=self._slots(),
-            warm=training.warm_children,
-            threads=self._threads(),
-            runs_per_child=training.runs_per_child,
-            nice=training.nice,
-        )
-        return plugins.executors[name](options)
-
-    # --- the parts --------------------------------------------------------------------------------------------------
-
-    def _build_predictions(self, store: Store) -> PredictionService:
-        given = self._config.predict
-        limits = PredictLimits(
-            queue=given.queue,
-            concurrent_per_key=given.concurrent_per_key,
-            batch_bytes=given.batch_bytes,
-            content=self._config.limits,
-        )
-        return PredictionService(store, limits)
-
-    def _build_predictor(self, encoder: Encoder, others: Encoders) -> Predictor:
-        given = self._config.predict
-        threads = given.threads or os.cpu_count() or 1
-        residents = Residents(encoder, self._directory.models, given.resident_bytes, others.of_model)
-        return Predictor(residents, threads)
-
-    def _build_jobs(
-        self,
-        store: Store,
-        files: FileService,
-        plugins: PluginManager,
-        backbones: Backbones,
-        predictions: PredictionService,
-        webhooks: WebhookService,
-    ) -> JobService:
-        directory = self._directory
-        return JobService(
-            store,
-            Admission(
-                plugins.data_sources, self._config.limits, webhooks.check_url, self._config.training.max_budget_seconds
-            ),
-            JobFiles(files, plugins.data_sources, self._config.limits),
-            BaseModels(store, directory.models, backbones),
-            self._config.training.queued_per_key,
-            directory.runs,
-            directory.models,
-            predictions.forget,
-        )
-
     def _build_server(self, services: Services, described: Described) -> uvicorn.Server:
         http = self._config.http
         return _Server(
@@ -269,30 +212,11 @@ class Daemon:
             services.streams,
         )
 
-    def _dispatch_options(self, ground: Callable[[Path], Awaitable[Ground]]) -> DispatchOptions:
-        training = self._config.training
-        return DispatchOptions(
-            slots=self._slots(),
-            running_per_key=training.running_per_key,
-            max_attempts=training.max_attempts,
-            threads=self._threads(),
-            budget_seconds=training.budget_seconds,
-            keep_rows=training.keep_rows,
-            runs_dir=self._directory.runs,
-            models_dir=self._directory.models,
-            plugins_allow=list(self._config.plugins.allow),
-            ground=ground,
-        )
-
-    def _slots(self) -> int:
-        return self._config.training.slots or max(2, (os.cpu_count() or 1) // 2)
-
-    def _threads(self) -> int:
-        return self._config.training.threads or max(1, (os.cpu_count() or 1) // self._slots())
-
     # --- while running ----------------------------------------------------------------------------------------------
 
-    def _handle_signals(self, server: uvicorn.Server, readiness: Readiness, dispatcher: Dispatcher) -> None:
+    def _handle_signals(
+        self, server: uvicorn.Server, readiness: Readiness, dispatcher: Dispatcher, runner: BatchRunner
+    ) -> None:
         loop = asyncio.get_running_loop()
 
         def stop(number: int) -> None:
@@ -302,6 +226,7 @@ class Daemon:
                 os._exit(128 + number)
             readiness.block("draining", "the daemon is stopping")
             dispatcher.stop_claiming()
+            runner.stop()
             server.should_exit = True
 
         for number in (signal.SIGTERM, signal.SIGINT):

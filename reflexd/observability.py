@@ -43,6 +43,8 @@ MODEL_READS = Counter("reflexd_model_reads", "Classifiers read from the disk bec
 WEBHOOK_ATTEMPTS = Counter(
     "reflexd_webhook_attempts", "Attempts to deliver a webhook: delivered, postponed, or failed for good", ["outcome"]
 )
+BATCHES_UNFINISHED = Gauge("reflexd_batches_unfinished", "Batches that wait or are worked on")
+BATCH_ROWS = Counter("reflexd_batch_rows", "Rows of batches that are done, by outcome: completed, failed", ["outcome"])
 _WAIT, _COMPUTE = PREDICT_SECONDS.labels("wait"), PREDICT_SECONDS.labels("compute")
 
 QUOTABLE = (ReflexError, StartupError, WorkerDied, JobFailure, OSError, sqlite3.Error)

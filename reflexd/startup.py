@@ -113,13 +113,15 @@ async def recover(store: Store, directory: DataDirectory) -> None:
     models = await asyncio.to_thread(sweep, directory.models, store.models.ids(), aside)
     orphans = await asyncio.to_thread(sweep, directory.runs, await store.jobs.live_ids(), aside)
     files = await asyncio.to_thread(sweep, directory.files, await store.files.contents(), aside)
-    if interrupted or models or orphans or files:
+    batches = await asyncio.to_thread(sweep, directory.batches, await store.batches.ids(), aside)
+    if interrupted or models or orphans or files or batches:
         log.info(
             "recovered",
             requeued=len(interrupted),
             models_aside=len(models),
             runs_aside=len(orphans),
             files_aside=len(files),
+            batches_aside=len(batches),
         )
 
 

@@ -209,6 +209,9 @@ class Daemon:
     def runs(self) -> set[str]:
         return {entry.name for entry in (self.data_dir / "runs").iterdir()}
 
+    def batches(self) -> set[str]:
+        return {entry.name for entry in (self.data_dir / "batches").iterdir()}
+
     def models(self) -> set[str]:
         return {entry.name for entry in (self.data_dir / "models").iterdir()}
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from reflexd.api import errors
 from reflexd.api.api_page import document_route, page_routes
 from reflexd.api.auth import current_key, is_retried, key_guard
+from reflexd.api.batches import AsynchronousBatchController, BatchController
 from reflexd.api.envelope import Envelope
 from reflexd.api.files import FilesController
 from reflexd.api.fine_tuning import FineTuningController
@@ -24,6 +25,7 @@ from reflexd.api.openapi import Described, build_document
 from reflexd.api.predict import ReflexController
 from reflexd.api.webhook_endpoints import DeliveryController, EndpointController, webhook_event_types
 from reflexd.config import Http
+from reflexd.service.batches import BatchService
 from reflexd.service.event_streams import EventStreams
 from reflexd.service.files import FileService
 from reflexd.service.jobs import JobService
@@ -43,6 +45,8 @@ ROUTE_HANDLERS: list[ControllerRouterHandler] = [
     EndpointController,
     DeliveryController,
     webhook_event_types,
+    AsynchronousBatchController,
+    BatchController,
     healthz,
     readyz,
     metrics,
@@ -62,6 +66,7 @@ class Services(Struct, frozen=True, kw_only=True):
     streams: EventStreams
     predictions: PredictionService
     webhooks: WebhookService
+    batches: BatchService
     readiness: Readiness
 
 
@@ -84,6 +89,7 @@ def create_app(services: Services, http: Http, described: Described) -> ASGIApp:
             "streams": given(services.streams),
             "predictions": given(services.predictions),
             "webhooks": given(services.webhooks),
+            "batches": given(services.batches),
             "readiness": given(services.readiness),
         },
         guards=[key_guard(services.keys)],

@@ -63,6 +63,8 @@ class Described(Struct, frozen=True, kw_only=True):
     """What the document says besides the routes: the bounds in force and the fields that plugins add."""
 
     limits: Limits
+    uploaded: int
+    """Rows of the largest upload of a batch."""
     sources: Mapping[str, DataSource]
 
 
@@ -81,7 +83,7 @@ def build_document(routes: Iterable[Any], described: Described) -> bytes:
     found = sorted(_find(routes), key=lambda each: list(OPERATIONS).index((each.method, each.path)))
     types_of = [_answer_type(each.handler) for each in found]
     schemas, answers = answer_schemas(types_of)
-    components = merge(answers, request_schemas(described.limits, described.sources))
+    components = merge(answers, request_schemas(described.limits, described.uploaded, described.sources))
     responses: dict[str, Schema] = {}
     paths: dict[str, dict[str, Any]] = {}
     for each, schema in zip(found, schemas, strict=True):

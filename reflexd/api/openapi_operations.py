@@ -5,6 +5,7 @@ A route without an entry here stops the start, so a handler cannot be added with
 
 from __future__ import annotations
 
+from reflexd.api import openapi_batches as batches
 from reflexd.api import openapi_examples as examples
 from reflexd.api.openapi_files import FILES, FILES_TAG
 from reflexd.api.openapi_operation import BAD_LIMIT, BODY, LIMIT, PRIVATE, STORED, Operation
@@ -39,6 +40,7 @@ TAGS = {
     **FILES_TAG,
     "Models": "The trained classifiers of a tenant, and the default Reflexes that all tenants share.",
     "Classification": "Ask one classifier, or many, about one text or many.",
+    batches.TAG: batches.ABOUT,
     "Webhooks": "Who is told of jobs and batches that end, signed as Standard Webhooks has it.",
     "Probes": "What a load balancer, a service manager or Prometheus asks.",
 }
@@ -233,6 +235,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         body=BatchRequest,
         requests=examples.BATCH_REQUESTS,
     ),
+    **batches.OPERATIONS,
     **WEBHOOK_OPERATIONS,
     ("GET", "/healthz"): Operation(id="healthz", tag="Probes", answer={"status": "ok"}),
     ("HEAD", "/healthz"): Operation(id="healthzHead", tag="Probes"),

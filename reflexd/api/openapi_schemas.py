@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from reflexd.api import openapi_batches as batches
 from reflexd.api.openapi_operations import CREATE, OPERATIONS
 from reflexd.config import Limits
 from reflexd.errors import (
@@ -27,6 +28,7 @@ from reflexd.errors import (
     Unavailable,
 )
 from reflexd.hookspecs import DataSource, Example, payload_type, takes_file
+from reflexd.schemas.batches import UploadRow
 from reflexd.schemas.reflex import BatchRow
 from reflexd.service.admission import LATER, CreateFields
 
@@ -123,6 +125,11 @@ SAID: dict[str, dict[str, Schema]] = {
         "job_id": {"description": "The job that made it; null for a default Reflex."},
         "result": {"description": RESULT},
     },
+    "RequestCounts": {"total": {"minimum": 0}, "completed": {"minimum": 0}, "failed": {"minimum": 0}},
+    "Batch": {
+        "output_file_id": {"description": "The answers, one line each."},
+        "error_file_id": {"description": "The requests that were refused, one line each."},
+    },
     "ClassScore": {"score": SCORE},
     "Prediction": {
         "mode": {"enum": MODES},
@@ -173,11 +180,11 @@ def _parts(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
 
 
-def request_schemas(limits: Limits, sources: Mapping[str, DataSource]) -> dict[str, Schema]:
+def request_schemas(limits: Limits, uploaded: int, sources: Mapping[str, DataSource]) -> dict[str, Schema]:
     """Return the components that request bodies need, the create request's among them."""
     bodies = {operation.body for operation in OPERATIONS.values() if isinstance(operation.body, type)}
-    _, components = _components([CreateFields, BatchRow, *sorted(bodies, key=lambda kind: kind.__name__)])
-    del components["GivenRow"]  # how rows are read; what they must be is BatchRow
+    _, components = _components([CreateFields, BatchRow, UploadRow, *sorted(bodies, key=lambda kind: kind.__name__)])
+    del components["GivenRow"]  # how rows are read; what they must be is BatchRow and UploadRow
     text = {"minLength": 1, "maxLength": limits.text_chars}
 
     predict = components["PredictRequest"]["properties"]
@@ -199,6 +206,15 @@ def request_schemas(limits: Limits, sources: Mapping[str, DataSource]) -> dict[s
         ]
     }
     row["description"] += " What is wrong with a row beside its `id` is told in its result."
+    components["UploadRequest"]["properties"]["requests"] |= {
+        "items": {"$ref": REF.format(name="UploadRow")},
+        "minItems": 1,
+        "maxItems": uploaded,
+    }
+    upload = components["UploadRow"]
+    upload["properties"]["text"] |= {"description": f"1 to {limits.text_chars} characters."}
+    upload["properties"]["model"] |= {"minItems": 1, "maxItems": limits.models}
+    components[batches.CREATE] = components.pop("CreateBatch") | {"title": batches.CREATE}
     fields = {name: _field_of(source, limits, components) for name, source in sources.items()}
     components[CREATE] = _create_request(components.pop("CreateFields"), limits, fields)
     return components

@@ -55,6 +55,14 @@ class FileStore:
         file = msgspec.convert(dict(row), File) if row is not None else None
         return None if file is None or file.expired else file
 
+    async def named(self, tenant_id: str, filename: str, purpose: str) -> File | None:
+        """Return the tenant's latest file of this name and purpose."""
+        row = await self._database.row(
+            "SELECT * FROM files WHERE tenant_id = ? AND filename = ? AND purpose = ? ORDER BY seq DESC LIMIT 1",
+            (tenant_id, filename, purpose),
+        )
+        return msgspec.convert(dict(row), File) if row is not None else None
+
     async def page(
         self, tenant_id: str, limit: int, after: int | None, order: Order, purpose: str | None
     ) -> tuple[list[File], bool]:

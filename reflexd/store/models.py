@@ -97,6 +97,10 @@ class ModelStore:
         candidates = own if own is not None else [default] if default is not None else []
         return next((version for version in candidates if str(version.version) == number), None)
 
+    def of_id(self, model_id: str) -> ModelVersion | None:
+        """Return the version whose directory has this name, whoever owns it; None once it is deleted."""
+        return self._by_id.get(model_id)
+
     def of_job(self, tenant_id: str, job_id: str) -> ModelVersion | None:
         """Return the version that a job made, if it made one."""
         return self._by_job.get((tenant_id, job_id))

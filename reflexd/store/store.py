@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from reflexd.store.batches import BatchStore
 from reflexd.store.database import Database
 from reflexd.store.deletions import DeletionStore
 from reflexd.store.events import EventStore
@@ -30,6 +31,7 @@ class Store:
         self.events = EventStore(database)
         self.files = FileStore(database)
         self.webhooks = WebhookStore(database, self.signals)
+        self.batches = BatchStore(database, self.signals)
         self.deletions = DeletionStore(database, self.models, self.signals)
 
     @classmethod

@@ -23,6 +23,7 @@ from reflexd.api.app import ROUTE_HANDLERS
 from reflexd.api.openapi_operations import OPERATIONS
 from reflexd.api.openapi_schemas import request_schemas
 from reflexd.config import Limits
+from tests.batches import wait_for_end
 from tests.daemons import Daemon, wait_for
 from tests.distributions import install_example
 from tests.jobs import ACTIVE
@@ -32,7 +33,8 @@ PUBLIC = {"/healthz", "/health", "/readyz"}
 READ_BY_ITSELF = {("/v1/fine_tuning/jobs", "get", "metadata")}
 """Parameters that a handler reads off the request, so that the framework knows nothing of them."""
 PROVIDED = (
-    "key", "retried", "jobs", "models", "served", "streams", "predictions", "webhooks", "readiness", "files", "uploads"
+    "key", "retried", "jobs", "models", "served", "streams", "predictions", "webhooks", "readiness", "files", "uploads",
+    "batches",
 )  # fmt: skip
 
 
@@ -203,7 +205,16 @@ def test_every_request_example_is_accepted_and_answered_as_described(
                 found = http.post(path, json=example)
                 assert found.status_code == 200, (example, found.text)
                 check(document, answer(document, path, "post", 200), found.json())
-        for path in (created, "/v1/models"):
+        uploads = "/v1/reflex/asynchronous_batches"
+        for example in request_examples(document, uploads + "/upload"):
+            taken = http.post(uploads + "/upload", json=example)
+            assert taken.status_code == 200, (example, taken.text)
+            check(document, answer(document, uploads + "/upload", "post", 200), taken.json())
+            done = wait_for_end(http, taken.json()["id"])
+            check(document, answer(document, uploads + "/{batch_id}", "get", 200), done)
+            found = http.get(f"{uploads}/{done['id']}/results").json()
+            check(document, answer(document, uploads + "/{batch_id}/results", "get", 200), found)
+        for path in (created, "/v1/models", "/v1/batches"):
             check(document, answer(document, path, "get", 200), http.get(path).json())
         for job in http.get(created).json()["data"]:
             http.delete(f"{created}/{job['id']}").raise_for_status()
@@ -252,7 +263,7 @@ class Opaque:
 @pytest.mark.parametrize(("kind", "described"), [(PredictRequest, True), (Opaque, False)])
 def test_a_strangers_types_are_not_mistaken_for_ours(kind: type, described: bool) -> None:
     source = types.SimpleNamespace(name="paint é", payload_type=kind)
-    components = request_schemas(Limits(), {source.name: source})
+    components = request_schemas(Limits(), 10, {source.name: source})
 
     field = components["CreateJobRequest"]["properties"]["paint é"]
     assert "colour" not in components["PredictRequest"]["properties"]

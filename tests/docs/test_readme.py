@@ -45,10 +45,15 @@ RUN = {
         r"^revoked shop-reader \(rfx_\S{4}\)$",
     ],
     "reflexd webhooks create me": [r"^whsec_\S{43}=$", r"^whsec_\S{43}=$", r"\bid +event_type\b"],
+    "asynchronous_batches": [
+        r'\{"id":"rbatch-.*"status":"completed","request_counts":\{"total":2,"completed":1,"failed":1\}',
+        r'"results":\[\{"id":"a","predictions":\[\{"model":"tickets",.*\{"id":"b","error":\{"message":',
+    ],
     "keys create monitor": [
         r"^# TYPE reflexd_predict_seconds histogram$",
         r"^reflexd_predict_waiting 0\.0$",
         r"^reflexd_resident_models [1-9]",
+        r'^reflexd_batch_rows_total\{outcome="completed"\} 1\.0$',
     ],
     "reflexd config show --origin": [
         r"^http\.port += 7335 +# default$",

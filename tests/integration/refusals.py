@@ -50,7 +50,7 @@ def check_request_id(response: httpx2.Response) -> None:
 
 @contextmanager
 def nothing_written(daemon: Daemon) -> Iterator[None]:
-    """Check that the daemon changed neither its database nor the folders of runs and models meanwhile.
+    """Check that the daemon changed neither its database nor the folders of runs, models and batches meanwhile.
 
     SQLite's data_version differs once any other connection has committed anything, so no table need be compared.
     """
@@ -60,7 +60,7 @@ def nothing_written(daemon: Daemon) -> Iterator[None]:
         def state() -> tuple[object, ...]:
             version = watcher.execute("PRAGMA data_version").fetchone()[0]
             count = watcher.execute("SELECT COUNT(*) FROM jobs").fetchone()[0]
-            return version, count, daemon.runs(), daemon.models()
+            return version, count, daemon.runs(), daemon.models(), daemon.batches()
 
         before = state()
         yield

@@ -19,6 +19,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
 from schemathesis.generation import GenerationMode
 
+from tests import batches
 from tests.daemons import Daemon, new_directory, wait_for
 from tests.jobs import create, train
 from tests.rows import TICKETS
@@ -52,6 +53,9 @@ class Known:
     files: list[str] = field(default_factory=list)
     doomed_files: Iterator[str] = field(default_factory=lambda: iter(()))
     jobs: dict[str, Iterator[str]] = field(default_factory=dict)
+    batches: dict[tuple[str, str], Iterator[str]] = field(default_factory=dict)
+    """By the first part of the path that differs, and by the last."""
+    file: str = ""
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,7 @@ def held() -> Iterator[tuple[Daemon, Known]]:
                 queued = [create(client, TICKETS).id for _ in range(60)]
                 files = [client.files.create(file=("a", ROWS), purpose="fine-tune").id for _ in range(10)]
             known.files, known.doomed_files = files[:5], iter(files[5:])
+            known_batches(daemon, known)
             known.jobs = {
                 "train": iter(prepared),
                 "cancel": iter(queued[:10]),
@@ -91,6 +96,29 @@ def held() -> Iterator[tuple[Daemon, Known]]:
             yield daemon, known
         finally:
             daemon.close()
+
+
+def known_batches(daemon: Daemon, known: Known) -> None:
+    """Make batches that have ended, and of each kind one that takes minutes, to be cancelled."""
+    long = " ".join(f"word{n}" for n in range(500))
+    body = {"endpoint": "/v1/reflex/predict", "completion_window": "24h"}
+    with daemon.openai() as client, daemon.http() as http:
+        ended = batches.upload(http, batches.rows_of(3))
+        slow = [{**row, "text": row["text"] + long} for row in batches.rows_of(2_000)]
+        doomed = batches.upload(http, slow, long_text="chunk")
+        known.file = batches.put_file(client, b"{}\n")
+        failed = http.post("/v1/batches", json={**body, "input_file_id": known.file}).json()["id"]
+        lines = [batches.line(row["id"], model="tickets", text=row["text"], long_text="chunk") for row in slow]
+        file_id = batches.put_file(client, batches.jsonl(lines))
+        cancelled = http.post("/v1/batches", json={**body, "input_file_id": file_id}).json()["id"]
+        batches.wait_for_end(http, ended)
+    known.batches = {
+        ("reflex", "get"): itertools.cycle([ended]),
+        ("reflex", "results"): itertools.cycle([ended]),
+        ("reflex", "cancel"): iter([doomed]),
+        ("batches", "get"): itertools.cycle([failed, cancelled]),
+        ("batches", "cancel"): iter([cancelled]),
+    }
 
 
 @pytest.fixture
@@ -120,6 +148,9 @@ def steer(case: schemathesis.Case, known: Known, chance: random.Random, operatio
     if "job_id" in path:
         kind = operation if operation in known.jobs else case.method.lower()
         path["job_id"] = next(known.jobs.get(kind, known.jobs["get"]), path["job_id"])
+    if "batch_id" in path:
+        kind = operation if operation in ("results", "cancel") else "get"
+        path["batch_id"] = next(known.batches[case.operation.path.split("/")[2], kind], path["batch_id"])
     if "model" in path:
         path["model"] = next(known.doomed, "x") if case.method == "DELETE" else chance.choice(known.models)
     if "file_id" in path:
@@ -144,7 +175,10 @@ def complete(body: dict[str, Any], known: Known, chance: random.Random, operatio
         body["models"] = known.models[: chance.randint(1, 4)]
     for row in body["requests"] if isinstance(body.get("requests"), list) else ():
         if isinstance(row, dict) and "model" in row:
-            row["model"] = chance.choice(known.models)
+            model = chance.choice(known.models)
+            row["model"] = [model] if operation == "upload" else model
+    if operation == "batches":
+        body["input_file_id"] = known.file
 
 
 @pytest.mark.timeout(600)
@@ -165,9 +199,10 @@ def test_thousands_of_generated_requests_are_answered_as_described(held: tuple[D
             },
             "operations": [  # what is wrong with a row of a batch is told in its place, in a 200
                 {
-                    "include-operation-id": "predictBatch",
+                    "include-operation-id": operation,
                     "checks": {"negative_data_rejection": {"enabled": False}},
                 }
+                for operation in ("predictBatch", "uploadBatch")
             ],
             "phases": {"stateful": {"enabled": False}},
         }

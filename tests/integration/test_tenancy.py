@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,46 +11,70 @@ import openai
 import pytest
 
 from reflexd.store.keys import SCOPES
-from tests import jobs
+from tests import batches, jobs
 from tests.daemons import Daemon, wait_for
 from tests.integration.refusals import check_error, nothing_written
 from tests.integration.routes import CLOSED, OPEN, ROUTES, UNKNOWN, Route
 from tests.rows import TICKETS, endless
 
 CREATE = "/v1/fine_tuning/jobs"
+UPLOAD = "/v1/reflex/asynchronous_batches/upload"
+HOOK = "https://nobody.invalid/"
 NOBODYS = "nobody-trained-this"
 NAMING = [route for route in CLOSED if "{" in route.path]
 
 
 class Private:
-    """What one tenant has: its client, its jobs by what they are, and the names of its models."""
+    """What one tenant has: its client, its jobs by what they are, the names of its models, and its batches."""
 
-    def __init__(self, owner: openai.OpenAI) -> None:
+    def __init__(self, daemon: Daemon, owner: openai.OpenAI) -> None:
         self.owner = owner
+        owner.webhooks.create(name="n", url=HOOK, event_types=["fine_tuning.job.succeeded"])
         done = jobs.train(owner, TICKETS, "private")
         active = jobs.create(owner, endless()[:10_000], "private-too")
         rests = jobs.create(owner, TICKETS, "private-rests", auto_train=False)
         self.jobs = [done.id, active.id, rests.id]
         self.files = [owner.files.create(file=("a.jsonl", b"{}"), purpose="fine-tune").id]
         self.models = ["private", "private@1", "private-too", "private-rests", *self.jobs]
+        file_id = batches.put_file(owner, b"{}\n")
+        body = {"input_file_id": file_id, "endpoint": "/v1/reflex/predict", "completion_window": "24h"}
+        with daemon.http(owner.api_key) as http:
+            of_file: str = http.post("/v1/batches", json=body).json()["id"]
+            self.batches = [batches.upload(http, batches.rows_of(3, "private")), of_file]
+            batches.wait_for_end(http, self.batches[0])  # it would write meanwhile
+        batches.wait_for_batch(owner, of_file, "failed")
+        self.file = file_id
+        self.deliveries = [self.ended_delivery(done.id)]
+        self.endpoints = [owner.webhooks.create(name="n", url=HOOK, event_types=["batch.expired"]).id]
         jobs.wait_until_training(owner, active.id)
         owner.fine_tuning.jobs.pause(active.id)  # it would write events of its own meanwhile
         wait_for(lambda: jobs.messages(owner, active.id)[-1].startswith("The training process has ended"), "it rests")
         wait_for(lambda: self.status(rests.id) == "prepared", "the job is prepared")
+
+    def ended_delivery(self, job_id: str) -> str:
+        """Return the id of a delivery that nothing will be written of: its endpoint is gone."""
+        for endpoint in self.owner.webhooks.list():
+            self.owner.webhooks.delete(endpoint.id)
+        found: Any = self.owner.get("/webhook_deliveries", cast_to=dict[str, Any])
+        (delivery,) = [each for each in found["data"] if each["event"]["data"]["id"] == job_id]
+        assert delivery["status"] == "failed"
+        return str(delivery["id"])
 
     def status(self, job_id: str) -> str:
         job: dict[str, Any] = self.owner.get(f"/fine_tuning/jobs/{job_id}", cast_to=dict[str, Any])
         return str(job["status"])
 
     def all(self) -> list[Any]:
-        jobs = [self.owner.get(f"/fine_tuning/jobs/{job_id}", cast_to=dict[str, Any]) for job_id in self.jobs]
-        return [*jobs, *self.owner.files.list()]
+        paths = [f"/fine_tuning/jobs/{job_id}" for job_id in self.jobs]
+        paths += [f"/webhook_endpoints/{self.endpoints[0]}", f"/webhook_deliveries/{self.deliveries[0]}"]
+        paths += [f"/reflex/asynchronous_batches/{self.batches[0]}", f"/batches/{self.batches[1]}"]
+        return [*(self.owner.get(path, cast_to=dict[str, Any]) for path in paths), *self.owner.files.list()]
 
 
 @pytest.fixture(scope="module")
 def private(quiet: Daemon) -> Iterator[Private]:
     with quiet.openai(quiet.create_key("owner")) as owner:
-        held = Private(owner)
+        held = Private(quiet, owner)
         yield held
         for job_id in held.jobs:
             jobs.delete(owner, job_id)
@@ -85,7 +110,8 @@ def test_all_scopes_but_the_right_one_open_nothing(quiet: Daemon, private: Priva
     before = private.all()
     with quiet.http(secret) as http, nothing_written(quiet):
         for route in routes:
-            for name in (private.jobs[0], "private", private.files[0]):
+            named = (private.jobs[0], "private", private.files[0], private.endpoints[0], private.deliveries[0])
+            for name in (*named, *private.batches):
                 answer = http.request(route.method, route.to(name), json={"training_data": TICKETS})
                 assert scope in check_error(quiet, answer, 403, "insufficient_scope", None, secret)
     assert private.all() == before
@@ -95,9 +121,14 @@ def test_all_scopes_but_the_right_one_open_nothing(quiet: Daemon, private: Priva
 def test_another_tenants_object_is_like_none(
     quiet: Daemon, private: Private, stranger: httpx2.Client, route: Route
 ) -> None:
-    names = private.models if "{model}" in route.path else private.jobs
-    if "{file_id}" in route.path:
-        names = private.files
+    known_names = {
+        "model": private.models,
+        "batch_id": private.batches,
+        "file_id": private.files,
+        "endpoint_id": private.endpoints,
+        "delivery_id": private.deliveries,
+    }
+    names = known_names.get(*re.findall(r"{(\w+)}", route.path), private.jobs)
     queries = ("", "?stream=true", "?after=x") if route.path.endswith("/events") else ("",)
     before = private.all()
     with nothing_written(quiet):
@@ -126,6 +157,7 @@ def test_another_tenants_names_in_a_body_or_query_are_like_none(
         ("/v1/reflex/predict", lambda name: {"model": name, "text": "a"}, 404),
         ("/v1/reflex/predict", lambda name: {"models": [name], "texts": ["a", "b"]}, 404),
         ("/v1/reflex/synchronous_predict_batch", lambda name: {"requests": [{**row, "model": name}]}, 404),
+        (UPLOAD, lambda name: {"requests": [{**row, "model": [name]}]}, 404),
         (CREATE, lambda name: {"training_data": TICKETS, "base_model": name}, 400),
         (CREATE, lambda name: {"training_data": TICKETS, "model": name}, 400),
         (CREATE, lambda name: {"training_file": name}, 400),
@@ -146,6 +178,16 @@ def test_another_tenants_names_in_a_body_or_query_are_like_none(
             assert known == unknown
             assert known[0] == 400
         assert stranger.get("/v1/files").json()["data"] == []
+        for batch_id in private.batches:
+            unknown, known = (comparable(stranger.get("/v1/batches", params={"after": i})) for i in ("x", batch_id))
+            assert known == unknown
+            assert known[0] == 400
+        assert stranger.get("/v1/batches").json()["data"] == []
+        for path, own in (("/v1/webhook_endpoints", private.endpoints), ("/v1/webhook_deliveries", private.deliveries)):
+            unknown, known = (comparable(stranger.get(path, params={"after": i})) for i in ("x", own[0]))
+            assert known == unknown
+            assert known[0] == 400
+            assert stranger.get(path).json()["data"] == []
         assert stranger.get(CREATE).json()["data"] == []
         assert stranger.get(CREATE, params={"metadata[a]": "b"}).json()["data"] == []
         assert stranger.get("/v1/models").json()["data"] == []

@@ -9,16 +9,20 @@ CREATE TABLE batches (
     status          TEXT NOT NULL CHECK (status IN ('queued', 'in_progress', 'finalizing', 'completed', 'failed',
                                                     'cancelling', 'cancelled', 'expired')),
     endpoint        TEXT NOT NULL,
+    options         TEXT NOT NULL DEFAULT '{}', -- JSON object: what is asked for all rows alike (fields, long_text)
     input_file_id   TEXT,
     output_file_id  TEXT,
     error_file_id   TEXT,
     output_seconds  INTEGER,          -- how long the output files are kept; NULL: as long as any file
-    pins            TEXT NOT NULL DEFAULT '{}', -- JSON object: each named model as name@version, as it was at the start
+    pins            TEXT NOT NULL DEFAULT '{}', -- JSON object: for each named model the version that it meant at the
+                                                -- start, by the name of its directory: a name@version may be shadowed
     total           INTEGER NOT NULL DEFAULT 0,
     completed       INTEGER NOT NULL DEFAULT 0,
     failed          INTEGER NOT NULL DEFAULT 0,
     errors          TEXT,             -- JSON array of {code, line, message, param}: why the whole was refused
     metadata        TEXT,             -- JSON object
+    idempotency_key TEXT,
+    body_sha256     TEXT NOT NULL,
     created_at      INTEGER NOT NULL,
     in_progress_at  INTEGER,
     finalizing_at   INTEGER,
@@ -28,5 +32,6 @@ CREATE TABLE batches (
 ) STRICT;
 
 CREATE INDEX batches_of_tenant ON batches (tenant_id, kind, seq);
-CREATE INDEX batches_active ON batches (seq) WHERE finished_at IS NULL;
+CREATE INDEX batches_of_key ON batches (key_id, created_at); -- for what is sent again
+CREATE INDEX batches_active ON batches (key_id) WHERE finished_at IS NULL;
 CREATE INDEX batches_by_age ON batches (finished_at) WHERE finished_at IS NOT NULL;

@@ -1,0 +1,133 @@
+"""Decides how each part of the daemon is built from the configuration and the data directory."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from reflexd.config import Config
+from reflexd.engine.backbones import Backbones, Ground
+from reflexd.engine.encoder import Encoder
+from reflexd.engine.encoders import Encoders
+from reflexd.engine.predictor import Predictor
+from reflexd.engine.residents import Residents
+from reflexd.errors import StartupError
+from reflexd.hookspecs import Executor, ExecutorOptions
+from reflexd.plugins import PluginManager
+from reflexd.registry.data_directory import DataDirectory, cache_directory
+from reflexd.scheduler.dispatcher import DispatchOptions
+from reflexd.service.admission import Admission
+from reflexd.service.base_models import BaseModels
+from reflexd.service.batch_runner import BatchRunner
+from reflexd.service.batch_work import Workplace
+from reflexd.service.files import FileService
+from reflexd.service.job_files import JobFiles
+from reflexd.service.jobs import JobService
+from reflexd.service.predictions import PredictionService, PredictLimits
+from reflexd.service.webhooks import WebhookService
+from reflexd.store.store import Store
+
+
+class Parts:
+    """Builds the parts that need more than one line; daemon.py puts them together."""
+
+    def __init__(self, config: Config, directory: DataDirectory) -> None:
+        self._config = config
+        self._directory = directory
+
+    def backbones(self, plugins: PluginManager) -> Backbones:
+        """Return the sentence encoders of this machine."""
+        return Backbones(plugins.checkpoints, self._directory.backbones, cache_directory(self._config))
+
+    def executor(self, plugins: PluginManager) -> Executor:
+        """Return who runs training; raises StartupError where no plugin registers the one that is configured."""
+        name, training = self._config.training.executor, self._config.training
+        if name not in plugins.executors:
+            raise StartupError(f"[training] executor: no plugin registers {name!r}")
+        options = ExecutorOptions(
+            slots=self._slots(),
+            warm=training.warm_children,
+            threads=self._threads(),
+            runs_per_child=training.runs_per_child,
+            nice=training.nice,
+        )
+        return plugins.executors[name](options)
+
+    def predictions(self, store: Store) -> PredictionService:
+        """Return the service that answers predict requests, without a predictor yet."""
+        given = self._config.predict
+        limits = PredictLimits(
+            queue=given.queue,
+            concurrent_per_key=given.concurrent_per_key,
+            batch_bytes=given.batch_bytes,
+            content=self._config.limits,
+        )
+        return PredictionService(store, limits)
+
+    def predictor(self, encoder: Encoder, others: Encoders) -> Predictor:
+        """Return the threads that classify, with the configured encoder and the others."""
+        given = self._config.predict
+        threads = given.threads or os.cpu_count() or 1
+        residents = Residents(encoder, self._directory.models, given.resident_bytes, others.of_model)
+        return Predictor(residents, threads)
+
+    def batch_runner(self, store: Store, predictions: PredictionService, files: FileService) -> BatchRunner:
+        """Return what works on batches."""
+        return BatchRunner(
+            Workplace(
+                store=store,
+                predictions=predictions,
+                files=files,
+                folder=self._directory.batches,
+                most_lines=self._config.batches.lines,
+                clock=time.time,
+            )
+        )
+
+    def jobs(
+        self,
+        store: Store,
+        files: FileService,
+        plugins: PluginManager,
+        backbones: Backbones,
+        predictions: PredictionService,
+        webhooks: WebhookService,
+    ) -> JobService:
+        """Return the service of training jobs."""
+        directory = self._directory
+        return JobService(
+            store,
+            Admission(
+                plugins.data_sources, self._config.limits, webhooks.check_url, self._config.training.max_budget_seconds
+            ),
+            JobFiles(files, plugins.data_sources, self._config.limits),
+            BaseModels(store, directory.models, backbones),
+            self._config.training.queued_per_key,
+            directory.runs,
+            directory.models,
+            predictions.forget,
+        )
+
+    def dispatch_options(self, ground: Callable[[Path], Awaitable[Ground]]) -> DispatchOptions:
+        """Return what the dispatcher goes by; `ground` gives a run what it trains on."""
+        training = self._config.training
+        return DispatchOptions(
+            slots=self._slots(),
+            running_per_key=training.running_per_key,
+            max_attempts=training.max_attempts,
+            threads=self._threads(),
+            budget_seconds=training.budget_seconds,
+            keep_rows=training.keep_rows,
+            runs_dir=self._directory.runs,
+            models_dir=self._directory.models,
+            plugins_allow=list(self._config.plugins.allow),
+            ground=ground,
+        )
+
+    def _slots(self) -> int:
+        return self._config.training.slots or max(2, (os.cpu_count() or 1) // 2)
+
+    def _threads(self) -> int:
+        return self._config.training.threads or max(1, (os.cpu_count() or 1) // self._slots())

@@ -1,0 +1,275 @@
+"""Decides how one batch is worked on: step by step, each of which leaves behind all that the next one needs.
+
+A step checks some lines of an input file, or answers some rows and appends what came of them, or ends the batch. What
+is done stands in the batch's folder, and the database hears of it up to a second later. So whatever ends the daemon,
+the next one goes on with the next row: none is answered twice, and none is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from reflexd import observability
+from reflexd.errors import ModelNotFound, ModelNotReady, ReflexError
+from reflexd.registry.batches import BatchInput, BatchResults, Line, split_results
+from reflexd.registry.blobs import Incoming
+from reflexd.service.batch_rows import GivenLine, WaitingRow, check_lines, read_lines
+from reflexd.service.files import FileService
+from reflexd.service.plans import Asked, PinnedPlans
+from reflexd.service.predictions import PredictionService
+from reflexd.service.questions import shape_of
+from reflexd.service.rendering import encode
+from reflexd.store.batches import Batch, BatchError, End
+from reflexd.store.identifiers import new_id
+from reflexd.store.store import Store
+
+CHUNK_ROWS = 64
+FIRST_CHUNK_ROWS = 8
+"""The first chunk shows how large the answers are."""
+CHUNK_BYTES = 4 << 20
+"""Of the rows of a chunk, and of its answers: larger ones make the next chunk smaller."""
+CHECKED_LINES = 1_000
+COUNT_EVERY_SECONDS = 1.0
+ERRORS_TOLD = 100
+OUTPUT_SECONDS = 30 * 86_400
+"""How long the files that a batch makes are kept where the request does not say it."""
+UNAVAILABLE = 503
+"""Status of what is no fault of a request, and passes: the daemon stops, or the disk is full."""
+
+_decode_row = msgspec.json.Decoder(WaitingRow).decode
+
+
+class Workplace(Struct, frozen=True, kw_only=True):
+    """What the work on batches needs."""
+
+    store: Store
+    predictions: PredictionService
+    files: FileService
+    folder: Path
+    """With a folder for each batch."""
+    most_lines: int
+    """Of an input file."""
+    clock: Callable[[], float]
+
+
+class BatchWork:
+    """The work on one batch; `step` is called until it says that nothing is left, and `close` at last."""
+
+    def __init__(self, place: Workplace, batch: Batch, given: BatchInput, results: BatchResults) -> None:
+        self._place = place
+        self._batch = batch
+        self._input, self._results = given, results
+        self._plans = PinnedPlans(place.store.models, batch.pins)
+        self._chunk_rows = FIRST_CHUNK_ROWS
+        self._next: list[Line] = []
+        """Lines that were read and are not answered."""
+        self._checked, self._seen, self._errors = 0, set[str](), list[BatchError]()
+        self._pins: dict[str, str] = {}
+        self._counted_at = 0.0
+        self._places = asyncio.Semaphore(2 * place.predictions.threads)
+        """For requests under way: enough to keep the predictor busy, and no more than a batch of rows has, or about."""
+
+    @classmethod
+    async def open(cls, place: Workplace, batch: Batch) -> BatchWork:
+        """Open a batch's files, and go to the first row that is not done; raises OSError."""
+        return await asyncio.to_thread(cls._open, place, batch)
+
+    @classmethod
+    def _open(cls, place: Workplace, batch: Batch) -> BatchWork:
+        given = _input(place, batch)
+        try:
+            results = BatchResults(place.folder / batch.id)
+            given.skip(results.done)
+        except BaseException:
+            given.close()
+            raise
+        return cls(place, batch, given, results)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._input.close()
+        self._results.close()
+
+    async def step(self) -> bool:
+        """Do some of the work; return whether the batch has ended. Raises ReflexError 503 for what may pass."""
+        status = await self._place.store.batches.status(self._batch.id)
+        if status == "cancelling":
+            await self._end("cancelled")
+        elif status not in ("queued", "in_progress", "finalizing"):  # it is gone, or has ended
+            return True
+        elif status != "finalizing" and self._place.clock() >= self._batch.expires_at:
+            await self._end("expired")
+        elif status == "queued":
+            return await self._begin()
+        elif not await self._answer_some():
+            await self._end("completed")
+        else:
+            return False
+        return True
+
+    # --- before the first row ---------------------------------------------------------------------------------------
+
+    async def _begin(self) -> bool:
+        """Start a queued batch; one of a file only after all of its lines are checked. Return whether it has ended."""
+        batch, store = self._batch, self._place.store
+        if batch.kind == "reflex":
+            await store.batches.begin(batch.id, batch.total, batch.pins)
+            return False
+        lines = await asyncio.to_thread(self._input.take, CHECKED_LINES, CHUNK_BYTES)
+        self._checked += len(lines)
+        errors, names = await asyncio.to_thread(check_lines, lines, self._seen)
+        self._errors += errors
+        if self._checked > self._place.most_lines:
+            said = f"A batch can have {self._place.most_lines} requests at most"
+            self._errors.insert(0, BatchError("too_many_tasks", said))
+        elif lines and len(self._errors) < ERRORS_TOLD:
+            await self._pin(names)
+            return False
+        elif not self._checked:
+            self._errors.append(BatchError("empty_file", "The input file holds no request"))
+        if self._errors:
+            await self._end("failed", self._errors[:ERRORS_TOLD])
+            return True
+        await store.batches.begin(batch.id, self._checked, self._pins)
+        self._plans = PinnedPlans(store.models, self._pins)
+        self._seen.clear()
+        self._input.close()
+        self._input = await asyncio.to_thread(_input, self._place, batch)
+        return False
+
+    async def _pin(self, names: set[str]) -> None:
+        for name in names - self._pins.keys():
+            try:
+                version = await self._place.predictions.plans.resolve(self._batch.tenant_id, name)
+                self._pins[name] = version.id
+            except ModelNotReady:
+                self._pins[name] = ""
+            except ModelNotFound:
+                pass
+
+    # --- the rows ---------------------------------------------------------------------------------------------------
+
+    async def _answer_some(self) -> bool:
+        """Answer some rows and keep what came of them; return whether there were any."""
+        if not self._next:
+            self._next = await asyncio.to_thread(self._input.take, self._chunk_rows, CHUNK_BYTES)
+        if not self._next:
+            return False
+        answer = self._answer_rows if self._batch.kind == "reflex" else self._answer_requests
+        answers = await answer(self._next)
+        good, bad = self._results.completed, self._results.failed
+        await asyncio.to_thread(self._results.append, answers)
+        self._next = []
+        observability.BATCH_ROWS.labels("completed").inc(self._results.completed - good)
+        observability.BATCH_ROWS.labels("failed").inc(self._results.failed - bad)
+        large = sum(map(len, answers)) > CHUNK_BYTES
+        self._chunk_rows = max(1, self._chunk_rows // 2) if large else min(CHUNK_ROWS, self._chunk_rows * 2)
+        now = asyncio.get_running_loop().time()
+        if now - self._counted_at >= COUNT_EVERY_SECONDS:
+            self._counted_at = now
+            await self._place.store.batches.count(self._batch.id, self._results.completed, self._results.failed)
+        return True
+
+    async def _answer_rows(self, lines: Sequence[Line]) -> list[bytes]:
+        batch, options = self._batch, self._batch.options
+        shape = shape_of(options["fields"], options["long_text"])
+        asked: list[Asked | ReflexError] = []
+        rows = [_decode_row(line.content) for line in lines]
+        for row in rows:
+            problem: ReflexError | None = row.problem()
+            if problem is None:
+                try:
+                    asked.append(Asked(row.text, await self._plans.find(batch.tenant_id, tuple(row.model), shape)))
+                    continue
+                except ModelNotFound as error:  # it was deleted meanwhile
+                    problem = error
+            asked.append(problem)
+        ids = [encode(row.id) for row in rows]
+        return await self._place.predictions.predict_waiting_rows(batch.key_id, ids, asked, shape)
+
+    async def _answer_requests(self, lines: Sequence[Line]) -> list[bytes]:
+        """Answer several at once: one request alone would not keep the predictor's threads busy."""
+        answers = await asyncio.gather(*map(self._answer_request, read_lines(lines)), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return [answer for answer in answers if isinstance(answer, bytes)]
+
+    async def _answer_request(self, given: GivenLine) -> bytes:
+        batch, status = self._batch, b"200"
+        try:
+            async with self._places:
+                body = await self._place.predictions.predict_waiting(
+                    batch.key_id, batch.tenant_id, memoryview(given.body), self._plans
+                )
+        except ReflexError as error:
+            if error.status == UNAVAILABLE:
+                raise
+            status, body = b"%d" % error.status, encode(error.body())
+        return b"".join(
+            (
+                b'{"id":',
+                encode(new_id("batch_req_")),
+                b',"custom_id":',
+                encode(given.custom_id),
+                b',"response":{"status_code":',
+                status,
+                b',"request_id":"req_%b","body":' % secrets.token_hex(12).encode(),
+                body,
+                b'},"error":null}',
+            )
+        )
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    async def _end(self, end: End, errors: Sequence[BatchError] | None = None) -> None:
+        """End the batch; one of a file leaves its answers in a file, and what failed in another."""
+        batch, store, results = self._batch, self._place.store, self._results
+        output = error = None
+        if batch.kind == "openai":
+            if end == "completed":
+                await store.batches.finalize(batch.id)
+            if results.done:
+                output, error = await self._make_files()
+        await store.batches.end(
+            batch.id,
+            end,
+            completed=results.completed,
+            failed=results.failed,
+            output_file_id=output,
+            error_file_id=error,
+            errors=errors,
+        )
+
+    async def _make_files(self) -> tuple[str | None, str | None]:
+        """Return the ids of the files with the answers and with what failed; None where there is nothing of a kind."""
+        folder, blobs = self._place.folder / self._batch.id, self._place.files.blobs
+        output, errors = blobs.new(), blobs.new()
+        try:
+            await asyncio.to_thread(split_results, folder, output, errors)
+            return await self._keep(output, "output"), await self._keep(errors, "errors")
+        finally:
+            output.discard()
+            errors.discard()
+
+    async def _keep(self, incoming: Incoming, what: str) -> str | None:
+        if not incoming.bytes:
+            return None
+        batch, place = self._batch, self._place
+        name = f"{batch.id}_{what}.jsonl"
+        # A daemon that was killed right here has made it already.
+        if made := await place.store.files.named(batch.tenant_id, name, "batch_output"):
+            return made.id
+        expires_at = int(place.clock()) + (batch.output_seconds or OUTPUT_SECONDS)
+        file = await place.files.keep(batch.tenant_id, name, "batch_output", incoming, expires_at)
+        return file.id
+
+
+def _input(place: Workplace, batch: Batch) -> BatchInput:
+    return BatchInput(place.folder / batch.id, place.predictions.questions.most_bytes + CHUNK_BYTES)
