@@ -31,6 +31,7 @@ from reflexd.hookspecs import DataSource, Example, payload_type, takes_file
 from reflexd.schemas.batches import UploadRow
 from reflexd.schemas.reflex import BatchRow
 from reflexd.service.admission import LATER, CreateFields
+from reflexd.service.batches import CreateBatch
 
 Schema = dict[str, Any]
 REF = "#/components/schemas/{name}"
@@ -183,7 +184,9 @@ def _parts(kind: Any) -> tuple[Any, ...]:
 def request_schemas(limits: Limits, uploaded: int, sources: Mapping[str, DataSource]) -> dict[str, Schema]:
     """Return the components that request bodies need, the create request's among them."""
     bodies = {operation.body for operation in OPERATIONS.values() if isinstance(operation.body, type)}
-    _, components = _components([CreateFields, BatchRow, UploadRow, *sorted(bodies, key=lambda kind: kind.__name__)])
+    _, components = _components(
+        [CreateFields, CreateBatch, BatchRow, UploadRow, *sorted(bodies, key=lambda kind: kind.__name__)]
+    )
     del components["GivenRow"]  # how rows are read; what they must be is BatchRow and UploadRow
     text = {"minLength": 1, "maxLength": limits.text_chars}
 
