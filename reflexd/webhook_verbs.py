@@ -103,7 +103,7 @@ def webhooks_deliveries(
     """List the newest deliveries and what became of them."""
     rows = call_admin(data_dir, config_file, "webhooks.deliveries", limit=limit, object_id=object_id, status=status)
     print_table(
-        rows, ["id", "event_type", "object_id", "url", "status", "attempts", "last_status", "last_error"], as_json
+        rows, ["id", "status", "attempts", "last_status", "object_id", "event_type", "url", "last_error"], as_json
     )
 
 

@@ -32,11 +32,12 @@ T = TypeVar("T")
 
 def wait_for(look: Callable[[], T], what: str, seconds: float = DEADLINE) -> T:
     """Return the first true value of `look`; fail when there is none in time."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, 0.02
     while not (found := look()):
         if time.monotonic() > end:
             raise AssertionError(f"waited {seconds:.0f} s in vain: {what}")
-        time.sleep(0.03)
+        time.sleep(pause)
+        pause = min(0.2, pause * 1.2)  # looking takes the time of those who are looked at
     return found
 
 
@@ -52,8 +53,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-UNTUNED = {"REFLEXD_TRAINING__BUDGET_SECONDS": "0"}
-"""What daemons of tests run with: most are about something else, and those about tuning ask for it in the request."""
+UNTUNED = {"REFLEXD_TRAINING__BUDGET_SECONDS": "0", "REFLEXD_TRAINING__WARM_CHILDREN": "0"}
+"""What daemons of tests run with: those about tuning ask for it in the request, and most train nothing or one job, so
+that a process standing by (4 s of a core) would be for nothing; the one that ran a job stays for the next."""
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -86,7 +86,7 @@ class EndpointController(Controller):
         With `keep_old_secret_active_for_24_hours` each webhook carries a signature of both for a day.
         """
         endpoint = await webhooks.get(endpoint_id, key.tenant_id)
-        asked = decode(body, RotateSecret) if body else RotateSecret()
+        asked = decode(body, RotateSecret)
         secret = await webhooks.rotate(key.tenant_id, keep_old=asked.keep_old_secret_active_for_24_hours)
         return _with_secret(await webhooks.get(endpoint.id, key.tenant_id), secret)
 
@@ -114,11 +114,16 @@ class DeliveryController(Controller):
         after: str | None = None,
         endpoint_id: str | None = None,
         object_id: str | None = None,
-        status: Literal["pending", "delivered", "failed"] | None = None,
+        status: Literal["any", "pending", "delivered", "failed"] = "any",
     ) -> Page[WebhookDelivery]:
         """List the tenant's deliveries, newest first."""
         found, more = await webhooks.deliveries(
-            key.tenant_id, limit, after, endpoint_id=endpoint_id, object_id=object_id, status=status
+            key.tenant_id,
+            limit,
+            after,
+            endpoint_id=endpoint_id,
+            object_id=object_id,
+            status=None if status == "any" else status,
         )
         return make_page([delivery_object(delivery) for delivery in found], more)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from reflexd.engine.lifeline import child_environment
 from reflexd.errors import StartupError
 from reflexd.hookspecs import Checkpoint
 from reflexd.registry.artifacts import DamagedArtifact, Manifest
@@ -207,7 +207,7 @@ async def run_child(module: str, spec: Struct) -> str | None:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"},
+        env=child_environment(PYTHONWARNINGS="ignore"),
         start_new_session=True,  # lifeline.give_way says why
     )
     assert child.stderr is not None

@@ -1,10 +1,11 @@
-"""Decides that a child process ends when the daemon does, even by SIGKILL, and gives way to it while it runs."""
+"""Decides that a child process ends when the daemon does, even by SIGKILL, gives way to it, and leaves nothing."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,22 @@ PR_SET_PDEATHSIG = 1
 AUTOGROUP = Path("/proc/self/autogroup")
 """Where the kernel schedules sessions by group, as desktops and plain terminals do, the niceness of this one's."""
 AUTOGROUP_TRIES = 20
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """Return the environment of a child process that imports torch: no hub, no telemetry, no folder of torch's own.
+
+    On import already torch makes a folder for what it compiles, which is nothing here: one that exists it leaves as it
+    is.
+    """
+    return {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TORCHINDUCTOR_CACHE_DIR": tempfile.gettempdir(),
+        **more,
+    }
 
 
 def end_with_parent(on_input: Callable[[bytes], None] | None = None) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from reflexd.engine.lifeline import child_environment
 from reflexd.errors import ExecutorUnavailable, WorkerDied
 from reflexd.hookspecs import Executor, ExecutorFactory, ExecutorOptions, hookimpl
 from reflexd.registry.runs import WORKER_LOG
@@ -240,19 +241,15 @@ def _end_of(status: int) -> str:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """Return the environment of a training process: no hub, no spinning threads, no telemetry."""
-    return {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OMP_NUM_THREADS": str(threads),
-        "OPENBLAS_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "0",
-        "PYTHONUNBUFFERED": "1",
-    }
+    """Return the environment of a training process: what every child's is, and no spinning threads."""
+    return child_environment(
+        TOKENIZERS_PARALLELISM="false",
+        OMP_NUM_THREADS=str(threads),
+        OPENBLAS_NUM_THREADS=str(threads),
+        OMP_WAIT_POLICY="PASSIVE",
+        GOMP_SPINCOUNT="0",
+        PYTHONUNBUFFERED="1",
+    )
 
 
 @hookimpl

@@ -44,7 +44,7 @@ RUN = {
         r"shop-reader +shop +rfx_\S{4} +predict\b",
         r"^revoked shop-reader \(rfx_\S{4}\)$",
     ],
-    "reflexd webhooks create me": [r"^whsec_\S{43}=$", r"^whsec_\S{43}=$", r"\bid +event_type\b"],
+    "reflexd webhooks create me": [r"^whsec_\S{43}=$", r"^whsec_\S{43}=$", r"\bid +status +attempts\b"],
     "asynchronous_batches": [
         r'\{"id":"rbatch-.*"status":"completed","request_counts":\{"total":2,"completed":1,"failed":1\}',
         r'"results":\[\{"id":"a","predictions":\[\{"model":"tickets",.*\{"id":"b","error":\{"message":',

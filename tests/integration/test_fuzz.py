@@ -22,10 +22,11 @@ from schemathesis.generation import GenerationMode
 from tests import batches
 from tests.daemons import Daemon, new_directory, wait_for
 from tests.jobs import create, train
+from tests.receivers import receiving
 from tests.rows import TICKETS
 
 ROWS = b'{"text": "It is broken", "label": "bug"}'
-CASES = 3_000
+CASES = 2_500
 SEED = 7335
 POSITIVE = GenerationMode.POSITIVE
 CHECKS = (
@@ -56,13 +57,17 @@ class Known:
     batches: dict[tuple[str, str], Iterator[str]] = field(default_factory=dict)
     """By the first part of the path that differs, and by the last."""
     file: str = ""
+    hook: str = ""
+    endpoints: list[str] = field(default_factory=list)
+    doomed_endpoints: Iterator[str] = field(default_factory=lambda: iter(()))
+    deliveries: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
 def held() -> Iterator[tuple[Daemon, Known]]:
     """A daemon that holds training, over what an earlier one has trained and prepared."""
-    with new_directory() as folder:
-        daemon = Daemon(folder / "d")
+    with new_directory() as folder, receiving() as receiver:
+        daemon = Daemon(folder / "d", REFLEXD_NETWORK__ALLOW="127.0.0.1")
         try:
             daemon.start()
             with daemon.openai() as client:
@@ -85,6 +90,7 @@ def held() -> Iterator[tuple[Daemon, Known]]:
                 files = [client.files.create(file=("a", ROWS), purpose="fine-tune").id for _ in range(10)]
             known.files, known.doomed_files = files[:5], iter(files[5:])
             known_batches(daemon, known)
+            known_webhooks(daemon, known, receiver.url)
             known.jobs = {
                 "train": iter(prepared),
                 "cancel": iter(queued[:10]),
@@ -121,6 +127,16 @@ def known_batches(daemon: Daemon, known: Known) -> None:
     }
 
 
+def known_webhooks(daemon: Daemon, known: Known, url: str) -> None:
+    """Make endpoints that answer, and a delivery to them."""
+    known.hook = url
+    with daemon.openai() as client, daemon.http() as http:
+        made = [client.webhooks.create(name="n", url=url, event_types=["batch.expired"]).id for _ in range(10)]
+        known.endpoints, known.doomed_endpoints = made[:5], iter(made[5:])
+        client.fine_tuning.jobs.cancel(create(client, TICKETS, webhook_url=url).id)
+        known.deliveries = [each["id"] for each in http.get("/v1/webhook_deliveries").json()["data"]]
+
+
 @pytest.fixture
 def steered(held: tuple[Daemon, Known]) -> Iterator[None]:
     """Let half of the good requests meet what exists."""
@@ -155,6 +171,11 @@ def steer(case: schemathesis.Case, known: Known, chance: random.Random, operatio
         path["model"] = next(known.doomed, "x") if case.method == "DELETE" else chance.choice(known.models)
     if "file_id" in path:
         path["file_id"] = next(known.doomed_files, "x") if case.method == "DELETE" else chance.choice(known.files)
+    if "endpoint_id" in path:
+        doomed = case.method == "DELETE"
+        path["endpoint_id"] = next(known.doomed_endpoints, "x") if doomed else chance.choice(known.endpoints)
+    if "delivery_id" in path:
+        path["delivery_id"] = chance.choice(known.deliveries)
     if isinstance(case.body, dict):
         complete(case.body, known, chance, operation)
 
@@ -177,6 +198,8 @@ def complete(body: dict[str, Any], known: Known, chance: random.Random, operatio
         if isinstance(row, dict) and "model" in row:
             model = chance.choice(known.models)
             row["model"] = [model] if operation == "upload" else model
+    if "url" in body or operation == "webhook_endpoints":
+        body["url"] = known.hook
     if operation == "batches":
         body["input_file_id"] = known.file
 
@@ -191,7 +214,7 @@ def test_thousands_of_generated_requests_are_answered_as_described(held: tuple[D
             "continue-on-failure": True,
             "request-timeout": 60,
             "headers": {"Authorization": f"Bearer {daemon.admin_key}"},
-            "generation": {"max-examples": 250, "deterministic": True, "database": "none", "no-shrink": True},
+            "generation": {"max-examples": 120, "deterministic": True, "database": "none", "no-shrink": True},
             "checks": {
                 "enabled": False,
                 **{name: {"enabled": True} for name in CHECKS},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -144,10 +145,11 @@ def test_an_idle_process_that_is_killed_costs_no_job_an_attempt(daemon: Daemon, 
     assert jobs.messages(client, job.id).count("Job running") == 1
 
 
-def test_training_gives_way_to_all_else(daemon: Daemon) -> None:
+def test_training_gives_way_to_all_else(start_daemon: Callable[..., Daemon]) -> None:
     """Also where the kernel schedules sessions by group, as it does outside of a service manager."""
+    daemon = start_daemon(REFLEXD_TRAINING__WARM_CHILDREN="1")
     child = wait_for(lambda: _training_process(daemon), "a training process stands by")
-    assert os.getpriority(os.PRIO_PROCESS, child) == 10
+    assert os.getpriority(os.PRIO_PROCESS, child) == 15
     group = Path(f"/proc/{child}/autogroup")
     if group.exists() and group.read_text():
         wait_for(lambda: group.read_text().rstrip().endswith("nice 15"), "its session has the niceness too")

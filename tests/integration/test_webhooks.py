@@ -21,7 +21,7 @@ from tests.receivers import Received, Receiver, answering, receiving
 from tests.rows import TICKETS
 
 LOOPBACK = {"REFLEXD_NETWORK__ALLOW": "127.0.0.1"}
-HELD = {"REFLEXD_TRAINING__HOLD": "true", "REFLEXD_TRAINING__WARM_CHILDREN": "0"}
+HELD = {"REFLEXD_TRAINING__HOLD": "true"}
 KILLS = int(os.environ.get("RFX_WEBHOOK_KILLS", "5"))
 
 
