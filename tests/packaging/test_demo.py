@@ -17,6 +17,8 @@ from reflexd.demo import NEW_TEXTS, QUESTION, TICKETS
 from tests.daemons import Daemon, environment, free_port, processes, wait_for
 from tests.jobs import predict, wait_for_status
 
+BIN = Path(sys.executable).parent
+
 
 class Demo:
     """A demo that is running, with a folder for temporary files of its own."""
@@ -24,7 +26,7 @@ class Demo:
     def __init__(self, folder: Path, *words: str, clean: dict[str, str] | None = None, **env: str) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        env = {"TMPDIR": str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **env}
+        env = {"TMPDIR": str(folder), "PATH": f"{BIN}:{os.environ['PATH']}", **env}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "reflexd", "demo", *words],
             env=clean or environment(**env),
@@ -96,7 +98,7 @@ def test_it_shows_training_and_answers_and_cleans_up(tmp_path: Path, daemon: Dae
     home.mkdir()
     hiding = ("CI", "ORT_", "XDG_", "TORCH")  # torch tells its children where its folder is, if it was imported here
     outside = {name: value for name, value in environment().items() if not name.startswith(hiding)}
-    outside |= {"HOME": str(home), "TMPDIR": str(tmp_path / "tmp")}
+    outside |= {"HOME": str(home), "TMPDIR": str(tmp_path / "tmp"), "PATH": f"{BIN}:{os.environ['PATH']}"}
     demo = Demo(tmp_path / "tmp", clean=outside)
     status, said, errors = demo.end()
 
@@ -139,7 +141,7 @@ def test_what_it_keeps_can_be_served(new_demo: Callable[..., Demo]) -> None:
     serve, export, use = commands(said)
     port = str(free_port())
     where = {"REFLEXD_HTTP__PORT": port, "REFLEXD_URL": f"http://127.0.0.1:{port}"}
-    env = environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", **where)
+    env = environment(PATH=f"{BIN}:{os.environ['PATH']}", **where)
     with subprocess.Popen(shlex.split(serve), env=env, cwd="/", stderr=subprocess.DEVNULL) as daemon:
         try:
             wait_for(
