@@ -37,16 +37,17 @@ CLAIMED = 1.05
 
 
 class Receivers:
-    """One server for all: /hook/N answers, /dead does not."""
+    """A server for each: /hook is answered, /dead is not."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def start(self) -> dict[str, Any]:
-        """Listen on a free port and return it."""
-        server = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._serve, "127.0.0.1", 0), self._loop)
-        return {"port": server.result().sockets[0].getsockname()[1]}
+        """Listen on as many free ports as there are receivers and return them, the dead one's first."""
+        serving = [asyncio.start_server(self._serve, "127.0.0.1", 0) for _ in range(LIVE + 1)]
+        servers = [asyncio.run_coroutine_threadsafe(each, self._loop).result() for each in serving]
+        return {"ports": [server.sockets[0].getsockname()[1] for server in servers]}
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -55,7 +56,7 @@ class Receivers:
         writer.close()
 
 
-async def deliver(folder: Path, port: int, dead: bool) -> float:
+async def deliver(folder: Path, ports: list[int], dead: bool) -> float:
     """Tell all live receivers of ten events each and return the seconds until the last one is recorded."""
     store = await Store.open(folder)
     try:
@@ -63,16 +64,16 @@ async def deliver(folder: Path, port: int, dead: bool) -> float:
         assert key is not None
         tenant = key.tenant_id
 
-        async def tell(tx: Transaction, path: str, number: int) -> None:
+        async def tell(tx: Transaction, port: int, path: str, number: int) -> None:
             data = {"id": f"ftjob-{number}", "object": "fine_tuning.job"}
             await enqueue(tx, tenant, "fine_tuning.job.succeeded", data, f"http://127.0.0.1:{port}/{path}")
 
         async def fill(tx: Transaction) -> None:
             for number in range(WAITING if dead else 0):
-                await tell(tx, "dead", number)
+                await tell(tx, ports[0], "dead", number)
             for number in range(EACH):
-                for receiver in range(LIVE):
-                    await tell(tx, f"hook/{receiver}", number)
+                for port in ports[1:]:
+                    await tell(tx, port, "hook", number)
 
         await store.webhooks.secret(tenant)
         await store.database.write(fill)
@@ -89,7 +90,6 @@ async def deliver(folder: Path, port: int, dead: bool) -> float:
         took = time.perf_counter() - began
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
-        door.close()
         return took
     finally:
         await store.close()
@@ -102,11 +102,11 @@ def main() -> int:
     arguments = parser.parse_args()
     configure_logging("warning", "console")
     with Process("benchmarks.webhooks", "receivers") as receivers:
-        port = receivers.ask()["port"]
+        ports = receivers.ask()["ports"]
 
         def measured(dead: bool) -> float:
             with tempfile.TemporaryDirectory() as folder:
-                return asyncio.run(deliver(Path(folder), port, dead))
+                return asyncio.run(deliver(Path(folder), ports, dead))
 
         sides = [Side("99 live", lambda: measured(False)), Side("beside a dead one", lambda: measured(True))]
         report = compare(f"{LIVE * EACH} webhooks", sides, options_of(arguments))

@@ -36,7 +36,7 @@ LINE_LIMIT = 64 << 20
 LOG_PAGE = 1_000
 FIRST_VERBS = ("keys.create", "backbones.add")
 """What may be done with a data directory before the first start, and makes it."""
-ANSWER_SECONDS = {"backbones.add": 3600.0, "backbones.remove": 3600.0}
+ANSWER_SECONDS = {"backbones.add": 3600.0, "backbones.remove": 3600.0, "webhooks.test": 90.0}
 """How long a running daemon may take to answer a verb, where not 30 seconds; a removal waits for an add to end."""
 START_PATIENCE_SECONDS = 10.0
 """How long a verb waits for a daemon that holds the directory to answer."""

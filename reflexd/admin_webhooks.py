@@ -84,7 +84,7 @@ class WebhookVerbs:
     ) -> list[dict[str, Any]]:
         """List the newest deliveries of all tenants."""
         found, _ = await self._webhooks().deliveries(None, limit, object_id=object_id, status=status)
-        return [_row(delivery) for delivery in found]
+        return [{name: value for name, value in _row(delivery).items() if name != "body"} for delivery in found]
 
     async def replay(self, delivery_id: str) -> dict[str, Any]:
         """Send a delivery again, as it was."""

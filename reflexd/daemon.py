@@ -90,7 +90,6 @@ class Daemon:
             readiness = Readiness(store.database, directory.root)
             predictions = parts.predictions(store)
             door = Door(config.network)
-            stack.callback(door.close)
             sender = Sender(plugins.transports, door, config.webhooks.timeout_seconds)
             webhooks = WebhookService(store, sender, config.webhooks.endpoints_per_tenant)
             jobs = parts.jobs(store, files, plugins, backbones, predictions, webhooks)

@@ -31,10 +31,10 @@ def refuse_lost_database(directory: DataDirectory) -> None:
     """Raise StartupError where models or jobs lie in a directory whose database is gone."""
     if (directory.root / DATABASE).exists():
         return
-    if any(directory.models.iterdir()) or any(directory.runs.iterdir()):
+    if any(any(folder.iterdir()) for folder in (directory.models, directory.runs, directory.files, directory.batches)):
         raise StartupError(
-            f"{directory.root} holds models or jobs and no {DATABASE}: restore it from a backup, or remove the "
-            "folders models and runs to begin anew"
+            f"{directory.root} holds models, jobs, files or batches and no {DATABASE}: restore it from a backup, or "
+            "remove the folders models, runs, files and batches to begin anew"
         )
 
 

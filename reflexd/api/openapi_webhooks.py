@@ -7,10 +7,10 @@ from typing import Any
 from reflexd.api.openapi_operation import BAD_LIMIT, BODY, LIMIT, PRIVATE, STORED, Operation
 from reflexd.errors import (
     DeliveryNotFound,
+    EndpointLimit,
     EndpointNotFound,
     EndpointUnreachable,
     InvalidRequest,
-    RateLimited,
     RouteNotFound,
 )
 from reflexd.schemas.webhooks import CreateEndpoint, RotateSecret, SendTest, UpdateEndpoint
@@ -67,7 +67,7 @@ WEBHOOK_OPERATIONS: dict[tuple[str, str], Operation] = {
             *STORED,
             *BODY,
             BAD_URL,
-            RateLimited("There are 20 webhook endpoints already, and no more are allowed"),
+            EndpointLimit("There are 20 webhook endpoints already, and no more are allowed"),
         ),
         body=CreateEndpoint,
         requests={"Jobs that end": {"name": "ci", "url": ENDPOINT["url"], "event_types": TYPES}},

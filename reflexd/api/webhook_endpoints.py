@@ -79,7 +79,7 @@ class EndpointController(Controller):
 
     @post("/{endpoint_id:str}/rotate_secret", status_code=200)
     async def rotate_secret(
-        self, endpoint_id: str, body: bytes, key: Key, webhooks: WebhookService
+        self, endpoint_id: str, body: bytes, key: Key, webhooks: WebhookService, retried: bool
     ) -> EndpointWithSecret:
         """Replace the tenant's signing secret, for all of its endpoints and jobs.
 
@@ -87,7 +87,8 @@ class EndpointController(Controller):
         """
         endpoint = await webhooks.get(endpoint_id, key.tenant_id)
         asked = decode(body, RotateSecret)
-        secret = await webhooks.rotate(key.tenant_id, keep_old=asked.keep_old_secret_active_for_24_hours)
+        keep_old = asked.keep_old_secret_active_for_24_hours
+        secret = await webhooks.rotate(key.tenant_id, keep_old=keep_old, retried=retried)
         return _with_secret(await webhooks.get(endpoint.id, key.tenant_id), secret)
 
     @post("/{endpoint_id:str}/test", status_code=200)

@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import ip_address
 
 import httpcore2
@@ -24,8 +25,10 @@ MOST_ANSWER_BYTES = 65_536
 ANSWER_SECONDS = 0.2
 """How long the rest of an answer is read whose status is known; only politeness wants it, and a drip may not use up
 the time in which the status was had."""
-RESOLVING_THREADS = 32
-"""Names that are resolved at once: a dead name server holds one for half a minute."""
+RESOLVED_AT_ONCE = 256
+"""Names; a dead name server holds each for half a minute, in a thread that no end of the daemon waits for."""
+CONNECT_SECONDS = 4.0
+"""For each address of a name: a dead one leaves time for the next."""
 
 Resolve = Callable[[str, int], list[str]]
 
@@ -55,7 +58,7 @@ class Door:
                 raise StartupError(f"[network] ca_file: {network.ca_file} cannot be used: {error}") from error
         self._resolve = resolve
         self._dialler = backend or httpcore2.AnyIOBackend()
-        self._threads = ThreadPoolExecutor(RESOLVING_THREADS, thread_name_prefix="resolve")
+        self._looked_up: dict[tuple[str, int], asyncio.Future[list[str]]] = {}
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """Send a POST and return its answer; the caller bounds the time.
@@ -85,9 +88,8 @@ class Door:
         """Return the addresses of a target, each checked; raises NotAllowedOut, and Unreachable for no address."""
         if target.address is not None:
             return [target.address]
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._threads, self._resolve, target.host, target.port)
+            found = await self._look_up(target.host, target.port)
             addresses = [ip_address(one.partition("%")[0]) for one in found]
         except (OSError, UnicodeError, ValueError) as error:
             raise Unreachable(f"the name {target.host} cannot be resolved") from error
@@ -110,9 +112,33 @@ class Door:
             raise NotAllowedOut("another address answered than the one that was dialled")
         return stream
 
-    def close(self) -> None:
-        """Let go of the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+    async def _look_up(self, host: str, port: int) -> list[str]:
+        """Resolve a name in a thread; whoever asks for the same one meanwhile waits for that."""
+        place = host, port
+        if place not in self._looked_up:
+            if len(self._looked_up) >= RESOLVED_AT_ONCE:
+                raise Unreachable("too many names are being looked up")
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[list[str]] = loop.create_future()
+            self._looked_up[place] = future
+            threading.Thread(target=self._resolve_for, args=(place, loop, future), daemon=True).start()
+        return await asyncio.shield(self._looked_up[place])
+
+    def _resolve_for(
+        self, place: tuple[str, int], loop: asyncio.AbstractEventLoop, future: asyncio.Future[list[str]]
+    ) -> None:
+        try:
+            settle = partial(future.set_result, self._resolve(*place))
+        except Exception as error:
+            settle = partial(future.set_exception, error)
+
+        def tell() -> None:
+            del self._looked_up[place]
+            settle()
+            future.exception()  # it is no fault of the program where nobody waits any more
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell)
 
 
 class _Checked(httpcore2.AsyncNetworkBackend):
@@ -127,14 +153,14 @@ class _Checked(httpcore2.AsyncNetworkBackend):
         self,
         host: str,  # noqa: ARG002 - the target's
         port: int,  # noqa: ARG002
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,  # noqa: ARG002, ASYNC109 - the caller bounds the whole
         local_address: str | None = None,  # noqa: ARG002
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         failure: Exception | None = None
         for address in await self._door.addresses(self._target):
             try:
-                stream = await self._door.dial(self._target, address, timeout, socket_options)
+                stream = await self._door.dial(self._target, address, CONNECT_SECONDS, socket_options)
                 self.connected = True
                 return stream
             except (httpcore2.NetworkError, httpcore2.TimeoutException) as error:

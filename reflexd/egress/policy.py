@@ -110,10 +110,10 @@ class Policy:
         out = Target(scheme, host.strip("[]"), port, target if target[0] == "/" else "/" + target, address)
         if address is not None:
             self.check_address(out, address)
-        elif not self._lists_name(out.host) and not self._networks:
-            if self._offline:
+        elif not self._lists_name(out.host):
+            if self._offline:  # not even a question to a name server leaves
                 raise NotAllowedOut(f"this machine is offline, and [network] allow does not list {out.host}")
-            if scheme == "http":
+            if scheme == "http" and not self._networks:
                 raise NotAllowedOut("it must begin with https:// (http only to hosts that [network] allow lists)")
         return out
 
@@ -175,7 +175,8 @@ def _carried(address: Address) -> list[Address]:
         return []
     low = IPv4Address(int(address) & 0xFFFFFFFF)
     carried: list[Address] = []
-    if address in NAT64 or address in COMPATIBLE or (int(address) >> 32) & 0xFDFFFFFF == 0x5EFE:  # the last: ISATAP
+    tunnelled = address in NAT64 or (address in COMPATIBLE and int(address) > 1)  # ::1 is no IPv4 address
+    if tunnelled or (int(address) >> 32) & 0xFDFFFFFF == 0x5EFE:  # the last: ISATAP
         carried.append(low)
     if address.sixtofour is not None:
         carried.append(address.sixtofour)

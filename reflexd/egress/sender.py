@@ -63,7 +63,9 @@ class Sender:
             transport = self._transports[url.partition(":")[0].lower()]
             async with asyncio.timeout(self._seconds):
                 reply: Reply = await transport.deliver(url, body, headers, self._door.post)
-            return Attempt(reply.status, None, reply.retry_after)
+            if not isinstance(reply.status, int) or not 100 <= reply.status <= 599:
+                return Attempt(None, "the transport gave no status")
+            return Attempt(reply.status, None, str(reply.retry_after))
         except KeyError:
             return Attempt(None, "no plugin delivers to URLs of this kind any more")
         except TimeoutError:

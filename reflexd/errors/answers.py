@@ -115,6 +115,12 @@ class BatchNotCancellable(InvalidRequest):
     code = "batch_not_cancellable"
 
 
+class EndpointLimit(InvalidRequest):
+    """There are as many webhook endpoints as are allowed."""
+
+    code = "webhook_endpoint_limit"
+
+
 class EndpointUnreachable(InvalidRequest):
     """The endpoint was not reached.
 

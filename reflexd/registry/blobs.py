@@ -56,6 +56,7 @@ class Blobs:
         """Let a finished content count, durably; one that is there already is left as it is."""
         if self.path(sha256).exists():
             incoming.discard()
+            fsync_directory(self._folder)  # whoever came before may not have come so far
             return
         incoming.path.rename(self.path(sha256))
         fsync_directory(self._folder)

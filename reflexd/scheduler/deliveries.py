@@ -1,8 +1,8 @@
 """Decides when each webhook is sent and sent again, and that a receiver which does not answer delays no other.
 
 Sending comes before recording, so a crash in between sends once more: with the same id and body, which is how receivers
-know it. A URL has one delivery under way at once until it has answered well, and then a few; those whose latest attempt
-failed fill at most half of the places together.
+know it. A receiver (one tenant's deliveries to one server) has one under way at once until it has answered well, and
+then a few. Those that fail fill at most half of the places together, and a quarter is kept for those that do well.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ JITTER = 0.1
 """A pause is up to this share longer, so that what failed together does not come back together."""
 LONGEST_RETRY_AFTER = 24 * HOUR
 AT_ONCE = 4
-"""Deliveries under way to one URL whose latest attempt went well; to any other there is one."""
+"""Deliveries under way to a receiver whose latest attempt went well; to any other there is one."""
 LONGEST_WAIT = 60.0
 MOST_KNOWN = 10_000
-"""URLs that are remembered as failing, and as answering well."""
-GONE = 410
+"""Receivers that are remembered as failing, and as answering well."""
+GONE, TOO_MANY, SERVER_ERROR = 410, 429, 500
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +61,7 @@ class Deliveries:
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._just_ended: set[int] = set()
         """Attempts that ended while the due ones were read, which may have been before that was recorded."""
-        self._per_url: Counter[str] = Counter()
+        self._per_receiver: Counter[str] = Counter()
         self._good: set[str] = set()
         self._failing: dict[str, float] = {}
         """URLs whose latest attempt failed, and until when they asked to be left alone."""
@@ -91,12 +91,14 @@ class Deliveries:
         """Begin every delivery that is due and has a place."""
         now = self._clock()
         self._just_ended.clear()
-        for delivery in await self._store.webhooks.due(now, 2 * AT_ONCE):
+        blocked = {name for name, end in self._failing.items() if end > now}
+        blocked |= {name for name, count in self._per_receiver.items() if count >= self._limit(name)}
+        for delivery in await self._store.webhooks.due(now, 2 * AT_ONCE, sorted(blocked), sorted(self._good)):
             if len(self._under_way) >= self._places:
                 return
             busy = delivery.seq in self._under_way or delivery.seq in self._just_ended
-            if not busy and self._may_start(delivery.url, now):
-                self._per_url[delivery.url] += 1
+            if not busy and self._may_start(delivery.receiver, now):
+                self._per_receiver[delivery.receiver] += 1
                 self._under_way[delivery.seq] = asyncio.create_task(self._deliver(delivery))
 
     async def _until_next(self) -> float:
@@ -110,11 +112,18 @@ class Deliveries:
         """Wait for the deliveries that are under way."""
         await asyncio.gather(*self._under_way.values())
 
-    def _may_start(self, url: str, now: float) -> bool:
-        if url not in self._failing:
-            return self._per_url[url] < (AT_ONCE if url in self._good else 1)
-        slow = sum(count for other, count in self._per_url.items() if other in self._failing)
-        return self._failing[url] <= now and not self._per_url[url] and slow < max(1, self._places // 2)
+    def _limit(self, receiver: str) -> int:
+        return AT_ONCE if receiver in self._good else 1
+
+    def _may_start(self, receiver: str, now: float) -> bool:
+        if self._per_receiver[receiver] >= self._limit(receiver) or self._failing.get(receiver, now) > now:
+            return False
+        if receiver in self._good:
+            return True
+        unproven = {name: count for name, count in self._per_receiver.items() if name not in self._good}
+        failing = sum(count for name, count in unproven.items() if name in self._failing)
+        new = receiver not in self._failing
+        return sum(unproven.values()) < max(1, self._places * 3 // 4) and (new or failing < max(1, self._places // 2))
 
     async def _deliver(self, delivery: Delivery) -> None:
         try:
@@ -123,29 +132,34 @@ class Deliveries:
             attempt = await self._sender.send(
                 delivery.url, delivery.event_id, delivery.body, secret.in_force(began), began
             )
-            self._note(delivery.url, attempt)
+            self._note(delivery.receiver, attempt)
             await self._record(delivery, attempt)
         except StorageFull:  # it stays pending, and is sent again
             log.warning("a webhook's outcome cannot be stored", delivery=delivery.id)
-            self._failing[delivery.url] = self._clock() + PAUSES[0]
+            self._failing[delivery.receiver] = self._clock() + PAUSES[0]
+        except Exception as error:  # a fault of ours or of a plugin's must not be sent again at once, for ever
+            log.error("webhook delivery failed", delivery=delivery.id, exc_info=error)
+            self._failing[delivery.receiver] = self._clock() + MINUTE
         finally:
             del self._under_way[delivery.seq]
             self._just_ended.add(delivery.seq)
-            self._per_url[delivery.url] -= 1
-            if not self._per_url[delivery.url]:
-                del self._per_url[delivery.url]
+            self._per_receiver[delivery.receiver] -= 1
+            if not self._per_receiver[delivery.receiver]:
+                del self._per_receiver[delivery.receiver]
             self._store.signals.wake(DELIVERIES)
 
-    def _note(self, url: str, attempt: Attempt) -> None:
-        self._failing.pop(url, None)
-        self._good.discard(url)
+    def _note(self, receiver: str, attempt: Attempt) -> None:
+        """Remember how the receiver does; what it thinks of one URL (a 404, say) is no word about the others."""
+        works = attempt.status is not None and attempt.status < SERVER_ERROR and attempt.status != TOO_MANY
+        self._failing.pop(receiver, None)
+        self._good.discard(receiver)
         for known in (self._good, self._failing):
             if len(known) >= MOST_KNOWN:
                 known.clear()  # they are found out again
-        if attempt.delivered:
-            self._good.add(url)
+        if works:
+            self._good.add(receiver)
         else:
-            self._failing[url] = self._clock() + retry_after(attempt.retry_after, self._clock())
+            self._failing[receiver] = self._clock() + retry_after(attempt.retry_after, self._clock())
 
     async def _record(self, delivery: Delivery, attempt: Attempt) -> None:
         said = attempt.error or (None if attempt.delivered else f"the receiver answered {attempt.status}")

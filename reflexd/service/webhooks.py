@@ -96,9 +96,9 @@ class WebhookService:
         if not await self._store.webhooks.delete(endpoint):
             raise EndpointNotFound
 
-    async def rotate(self, tenant_id: str, *, keep_old: bool) -> SigningSecret:
+    async def rotate(self, tenant_id: str, *, keep_old: bool, retried: bool) -> SigningSecret:
         """Give a tenant a new signing secret; with `keep_old` the old one signs beside it for a day."""
-        return await self._store.webhooks.rotate(tenant_id, keep_old=keep_old)
+        return await self._store.webhooks.rotate(tenant_id, keep_old=keep_old, retried=retried)
 
     async def test(self, endpoint: Endpoint, event_type: str) -> int:
         """Send a sample event once, and return the endpoint's status; raises EndpointUnreachable."""

@@ -5,6 +5,7 @@ The event's id is the webhook-id and its body is stored as it will be sent, so t
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -53,14 +54,15 @@ async def enqueue(
     body = event_body(event_id, event_type, data, now)
     for where, endpoint_id in receivers.items():
         await tx.run(
-            "INSERT INTO deliveries (id, tenant_id, event_id, endpoint_id, url, event_type, object_id, body, next_at, "
-            "created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO deliveries (id, tenant_id, event_id, endpoint_id, url, receiver, event_type, object_id, body, "
+            "next_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 new_id("whd_"),
                 tenant_id,
                 event_id,
                 endpoint_id,
                 where,
+                receiver_of(tenant_id, where),
                 event_type,
                 data["id"],
                 body,
@@ -68,6 +70,12 @@ async def enqueue(
                 int(now),
             ),
         )
+
+
+def receiver_of(tenant_id: str, url: str) -> str:
+    """Return who is told by a tenant's deliveries to a URL: whatever its path, the same server answers."""
+    scheme, _, rest = url.partition("://")
+    return f"{tenant_id} {scheme}://{re.split('[/?]', rest, maxsplit=1)[0]}".lower()
 
 
 def event_body(event_id: str, event_type: str, data: dict[str, Any], now: float) -> bytes:

@@ -12,15 +12,18 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from reflexd.errors import RateLimited
+from reflexd.errors import EndpointLimit
 from reflexd.store.database import Database, Transaction
 from reflexd.store.identifiers import new_id
+from reflexd.store.outbox import receiver_of
 from reflexd.store.records import encode_json
 from reflexd.store.signals import DELIVERIES, Signals
 
 SECRET_BYTES = 32
 OVERLAP_SECONDS = 86_400
 """How long an old secret signs beside its successor, where that is asked for."""
+RETRY_SECONDS = 600
+"""How long a request that the SDK sends again stands for its first sending."""
 DUE_ROWS = 512
 """Of due deliveries that are looked at, at once."""
 
@@ -48,6 +51,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     event_id: str
     endpoint_id: str | None
     url: str
+    receiver: str
     event_type: str
     object_id: str
     body: bytes
@@ -74,19 +78,23 @@ class SigningSecret(Struct, frozen=True):
         return [self.secret, self.old_secret]
 
 
-# The distinct urls by skipping from one to the next on the index, then a few deliveries of each: a dead receiver's
-# ten thousand pending ones are never looked at.
+# The distinct receivers by skipping from one to the next on the index, then a few deliveries of each: a dead one's ten
+# thousand pending ones are never looked at. Those that may not be sent to now are left out, and the good ones are first,
+# so that neither a backlog nor a crowd of dead receivers fills the page.
 _DUE = """
-WITH RECURSIVE urls(url) AS (
-    SELECT MIN(url) FROM deliveries WHERE status = 'pending'
+WITH RECURSIVE receivers(name) AS (
+    SELECT MIN(receiver) FROM deliveries WHERE status = 'pending'
     UNION ALL
-    SELECT (SELECT MIN(url) FROM deliveries WHERE status = 'pending' AND url > urls.url) FROM urls
-    WHERE urls.url IS NOT NULL
+    SELECT (SELECT MIN(receiver) FROM deliveries WHERE status = 'pending' AND receiver > receivers.name)
+    FROM receivers WHERE receivers.name IS NOT NULL
 )
-SELECT deliveries.* FROM urls JOIN deliveries ON deliveries.seq IN (
-    SELECT seq FROM deliveries AS due WHERE due.status = 'pending' AND due.url = urls.url AND due.next_at <= ?
+SELECT deliveries.* FROM receivers JOIN deliveries ON deliveries.seq IN (
+    SELECT seq FROM deliveries AS due
+    WHERE due.status = 'pending' AND due.receiver = receivers.name AND due.next_at <= ?
     ORDER BY due.next_at LIMIT ?
-) ORDER BY deliveries.next_at LIMIT ?
+)
+WHERE receivers.name NOT IN (SELECT value FROM json_each(?))
+ORDER BY receivers.name IN (SELECT value FROM json_each(?)) DESC, deliveries.next_at LIMIT ?
 """
 
 
@@ -100,13 +108,13 @@ class WebhookStore:
     # --- endpoints --------------------------------------------------------------------------------------------------
 
     async def create(self, tenant_id: str, name: str, url: str, event_types: Sequence[str], most: int) -> Endpoint:
-        """Add an endpoint; raises RateLimited where the tenant has `most` of them already."""
+        """Add an endpoint; raises EndpointLimit where the tenant has `most` of them already."""
         now = int(time.time())
 
         async def work(tx: Transaction) -> Endpoint:
             count = await tx.row("SELECT COUNT(*) FROM webhook_endpoints WHERE tenant_id = ?", (tenant_id,))
             if count is not None and count[0] >= most:
-                raise RateLimited(f"There are {most} webhook endpoints already, and no more are allowed")
+                raise EndpointLimit(f"There are {most} webhook endpoints already, and no more are allowed")
             row = await tx.row(
                 "INSERT INTO webhook_endpoints (id, tenant_id, name, url, event_types, created_at, updated_at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING *",
@@ -141,8 +149,8 @@ class WebhookStore:
             row = await tx.row(sql, (*change.values(), int(time.time()), endpoint.id))
             if "url" in change:  # what still waits goes to the new one
                 await tx.run(
-                    "UPDATE deliveries SET url = ? WHERE endpoint_id = ? AND status = 'pending'",
-                    (change["url"], endpoint.id),
+                    "UPDATE deliveries SET url = ?, receiver = ? WHERE endpoint_id = ? AND status = 'pending'",
+                    (change["url"], receiver_of(endpoint.tenant_id, change["url"]), endpoint.id),
                 )
             return _endpoint(row) if row is not None else None
 
@@ -176,32 +184,39 @@ class WebhookStore:
 
         return await self._database.write(work)
 
-    async def rotate(self, tenant_id: str, *, keep_old: bool) -> SigningSecret:
-        """Give a tenant a new secret; with `keep_old` the old one signs beside it for a day."""
-        old = await self.secret(tenant_id)
-        made = SigningSecret(
-            _new_secret(),
-            old.secret if keep_old else None,
-            int(time.time()) + OVERLAP_SECONDS if keep_old else None,
-        )
+    async def rotate(self, tenant_id: str, *, keep_old: bool, retried: bool = False) -> SigningSecret:
+        """Give a tenant a new secret; with `keep_old` the old one signs beside it for a day.
+
+        What is sent again because its answer was lost gets the secret that the first sending made.
+        """
+        await self.secret(tenant_id)
+        now = int(time.time())
 
         async def work(tx: Transaction) -> SigningSecret:
+            row = await tx.row("SELECT * FROM signing_secrets WHERE tenant_id = ?", (tenant_id,))
+            assert row is not None
+            if retried and keep_old and (row["old_until"] or 0) > now + OVERLAP_SECONDS - RETRY_SECONDS:
+                return SigningSecret(row["secret"], row["old_secret"], row["old_until"])
+            until = now + OVERLAP_SECONDS if keep_old else None
+            made = SigningSecret(_new_secret(), row["secret"] if keep_old else None, until)
             await tx.run(
                 "UPDATE signing_secrets SET secret = ?, old_secret = ?, old_until = ? WHERE tenant_id = ?",
                 (made.secret, made.old_secret, made.old_until, tenant_id),
             )
-            await tx.run(
-                "UPDATE webhook_endpoints SET updated_at = ? WHERE tenant_id = ?", (int(time.time()), tenant_id)
-            )
+            await tx.run("UPDATE webhook_endpoints SET updated_at = ? WHERE tenant_id = ?", (now, tenant_id))
             return made
 
         return await self._database.write(work)
 
     # --- deliveries -------------------------------------------------------------------------------------------------
 
-    async def due(self, now: float, each: int) -> list[Delivery]:
-        """Return pending deliveries whose time has come, the longest due first, at most `each` to one URL."""
-        return [_delivery(row) for row in await self._database.rows(_DUE, (now, each, DUE_ROWS))]
+    async def due(self, now: float, each: int, blocked: Sequence[str], good: Sequence[str]) -> list[Delivery]:
+        """Return pending deliveries whose time has come, at most `each` to one receiver and none to a blocked one.
+
+        Those to `good` receivers come first, then the longest due.
+        """
+        given = (now, each, encode_json(list(blocked)), encode_json(list(good)), DUE_ROWS)
+        return [_delivery(row) for row in await self._database.rows(_DUE, given)]
 
     async def next_due(self, now: float) -> float | None:
         """Return when the next delivery after `now` is due."""
@@ -223,10 +238,12 @@ class WebhookStore:
 
         async def and_then(tx: Transaction) -> None:
             if disable is not None and delivery.endpoint_id is not None:
-                await tx.run(
-                    "UPDATE webhook_endpoints SET disabled_reason = ? WHERE id = ?", (disable, delivery.endpoint_id)
+                same = await tx.row(  # it may have another url meanwhile
+                    "UPDATE webhook_endpoints SET disabled_reason = ? WHERE id = ? AND url = ? RETURNING id",
+                    (disable, delivery.endpoint_id, delivery.url),
                 )
-                await self._give_up(tx, delivery.endpoint_id, disable)
+                if same is not None:
+                    await self._give_up(tx, delivery.endpoint_id, disable)
 
         await self._record(
             delivery, and_then, status="failed", last_status=status, last_error=error, finished_at=int(time.time())

@@ -119,6 +119,30 @@ def test_retry_after_as_a_date() -> None:
     assert retry_after(format_datetime(now - timedelta(seconds=90)), now.timestamp()) == 0
 
 
+async def test_a_backlog_that_may_not_be_sent_hides_nobody(world: World) -> None:
+    """64 receivers ask to be left alone for a day, each with more waiting than is looked at of one."""
+    for number in range(64):
+        url = f"fake://busy-{number}/"
+        world.transport.script[url] = [Reply(status=429, retry_after="86400")]
+        await world.tell(url, 12)
+    for _ in range(8):
+        await world.step()
+    assert len(world.transport.sent) == 64
+    await world.tell("fake://live/")
+    await world.step()
+    assert len(world.transport.times("fake://live/")) == 1
+
+
+async def test_a_server_is_one_receiver_whatever_the_path(world: World) -> None:
+    for number in range(40):
+        await world.tell(f"fake://dead/{number}")
+    await world.deliveries.start_due()
+    await asyncio.sleep(0.05)
+    assert sum(world.transport.under_way.values()) == 1
+    world.transport.stuck.set()
+    await world.deliveries.settle()
+
+
 # --- one receiver and the others ------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -161,7 +162,7 @@ async def test_this_machine_by_its_own_address_is_not_dialled() -> None:
     [
         (["127.0.0.1"], "http://127.0.0.1:{port}/", True),
         (["127.0.0.0/8"], "http://127.0.0.1:{port}/", True),
-        (["127.0.0.0/8"], "http://hooks.corp.example:{port}/", True),
+        (["127.0.0.0/8"], "http://hooks.corp.example:{port}/", "online"),
         (["hooks.corp.example"], "http://hooks.corp.example:{port}/", True),
         (["HOOKS.corp.example"], "http://hooks.CORP.example:{port}/", True),
         ([".corp.example"], "http://hooks.corp.example:{port}/", True),
@@ -174,13 +175,13 @@ async def test_this_machine_by_its_own_address_is_not_dialled() -> None:
     ],
 )
 @pytest.mark.parametrize("offline", [False, True])
-async def test_what_the_operator_lists_is_reached(allow: list[str], url: str, opens: bool, offline: bool) -> None:
+async def test_what_the_operator_lists_is_reached(allow: list[str], url: str, opens: bool | str, offline: bool) -> None:
     local = ["127.0.0.1"]
     known = names(hooks_corp_example=[local], corp_example=[local], nocorp_example=[local])
     with receiving() as receiver:
         door = Door(Network(offline=offline, allow=allow), known)
         where = url.format(port=receiver.port)
-        if opens:
+        if opens is True or (opens == "online" and not offline):
             assert (await door.post(where, b"{}", {"x-own": "1"})).status == 200
             (one,) = receiver.received
             assert (one.path, one.body, one.headers["x-own"]) == ("/", b"{}", "1")
@@ -188,6 +189,38 @@ async def test_what_the_operator_lists_is_reached(allow: list[str], url: str, op
         else:
             await refused(door, where)
             assert receiver.received == []
+
+
+@pytest.mark.parametrize("allow", [["::1", "127.0.0.1"], ["localhost"]])
+async def test_the_machine_itself_is_reached_in_both_families_where_it_is_listed(allow: list[str]) -> None:
+    """::1 is no IPv4 address in disguise, and one refused address would refuse all of localhost."""
+    network = Recorder()
+    door = Door(Network(allow=allow), names(localhost=[["::1", "127.0.0.1"]]), network)
+    with pytest.raises(Unreachable):
+        await door.post("http://localhost/", b"", {})
+    assert network.dialled == [("::1", 80), ("127.0.0.1", 80)]
+
+
+async def test_names_that_hang_hold_up_neither_others_nor_the_end() -> None:
+    """As many as a dead name server can be asked for at once, and then one that answers."""
+    released = threading.Event()
+
+    def resolve(host: str, _: int) -> list[str]:
+        if host != "live.example":
+            released.wait(60)
+        return [PUBLIC]
+
+    network = Recorder()
+    door = Door(Network(), resolve, network)
+    hung = [asyncio.create_task(door.post(f"https://dead-{n}.example/", b"", {})) for n in range(200)]
+    await asyncio.sleep(0.1)
+    with pytest.raises(Unreachable, match="connected"):
+        await door.post("https://live.example/", b"", {})
+    assert network.dialled == [(PUBLIC, 443)]
+    for task in hung:
+        task.cancel()
+    await asyncio.gather(*hung, return_exceptions=True)
+    released.set()
 
 
 async def test_offline_lets_nothing_out_that_is_not_listed() -> None:

@@ -31,6 +31,7 @@ CREATE TABLE deliveries (
     event_id    TEXT NOT NULL, -- the webhook-id, the same at every attempt and receiver
     endpoint_id TEXT REFERENCES webhook_endpoints (id) ON DELETE SET NULL, -- NULL: a job's own webhook_url
     url         TEXT NOT NULL,
+    receiver    TEXT NOT NULL, -- tenant and origin of the url: what one of these does holds up no other
     event_type  TEXT NOT NULL,
     object_id   TEXT NOT NULL, -- of the job or batch that it tells of
     body        BLOB NOT NULL, -- the very bytes that are signed and sent
@@ -43,8 +44,9 @@ CREATE TABLE deliveries (
     finished_at INTEGER
 ) STRICT;
 
-CREATE INDEX deliveries_due ON deliveries (url, next_at) WHERE status = 'pending';
+CREATE INDEX deliveries_due ON deliveries (receiver, next_at) WHERE status = 'pending';
 CREATE INDEX deliveries_next ON deliveries (next_at) WHERE status = 'pending';
 CREATE INDEX deliveries_of_tenant ON deliveries (tenant_id, seq);
+CREATE INDEX deliveries_of_object ON deliveries (object_id, seq);
 CREATE INDEX deliveries_by_age ON deliveries (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX deliveries_of_endpoint ON deliveries (endpoint_id) WHERE endpoint_id IS NOT NULL;
