@@ -79,7 +79,7 @@ class SigningSecret(Struct, frozen=True):
 
 
 # The distinct receivers by skipping from one to the next on the index, then a few deliveries of each: a dead one's ten
-# thousand pending ones are never looked at. Those that may not be sent to now are left out, and the good ones are first,
+# thousand pending ones are never looked at. Those that may not be sent to now are left out, and good ones are first,
 # so that neither a backlog nor a crowd of dead receivers fills the page.
 _DUE = """
 WITH RECURSIVE receivers(name) AS (
