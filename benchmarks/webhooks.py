@@ -29,7 +29,7 @@ from reflexd.store.outbox import enqueue
 from reflexd.store.store import Store
 from reflexd_plugins.webhook_http import OverHTTP
 
-LIVE, EACH, WAITING = 99, 10, 500
+LIVE, EACH, WAITING = 99, 40, 500
 ANSWER_SECONDS = 0.02
 LIMIT_SECONDS = 15.0
 PLACES = 64
@@ -57,7 +57,7 @@ class Receivers:
 
 
 async def deliver(folder: Path, ports: list[int], dead: bool) -> float:
-    """Tell all live receivers of ten events each and return the seconds until the last one is recorded."""
+    """Tell all live receivers of EACH events and return the seconds until the last one is recorded."""
     store = await Store.open(folder)
     try:
         key = store.keys.find(await store.keys.create("k"))

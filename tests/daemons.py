@@ -53,9 +53,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-UNTUNED = {"REFLEXD_TRAINING__BUDGET_SECONDS": "0", "REFLEXD_TRAINING__WARM_CHILDREN": "0"}
+UNTUNED = {
+    "REFLEXD_TRAINING__BUDGET_SECONDS": "0",
+    "REFLEXD_TRAINING__WARM_CHILDREN": "0",
+    "REFLEXD_TRAINING__NICE": "0",
+}
 """What daemons of tests run with: those about tuning ask for it in the request, and most train nothing or one job, so
-that a process standing by (4 s of a core) would be for nothing; the one that ran a job stays for the next."""
+that a process standing by (4 s of a core) would be for nothing; the one that ran a job stays for the next. A job that
+gives way to every other test keeps its own waiting."""
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -147,7 +147,7 @@ def test_an_idle_process_that_is_killed_costs_no_job_an_attempt(daemon: Daemon, 
 
 def test_training_gives_way_to_all_else(start_daemon: Callable[..., Daemon]) -> None:
     """Also where the kernel schedules sessions by group, as it does outside of a service manager."""
-    daemon = start_daemon(REFLEXD_TRAINING__WARM_CHILDREN="1")
+    daemon = start_daemon(REFLEXD_TRAINING__WARM_CHILDREN="1", REFLEXD_TRAINING__NICE="15")
     child = wait_for(lambda: _training_process(daemon), "a training process stands by")
     assert os.getpriority(os.PRIO_PROCESS, child) == 15
     group = Path(f"/proc/{child}/autogroup")
