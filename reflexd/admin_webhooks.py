@@ -29,6 +29,7 @@ class WebhookVerbs:
         self.table: dict[str, Callable[..., Awaitable[Any]]] = {
             "webhooks.list": self.list_endpoints,
             "webhooks.create": self.create,
+            "webhooks.update": self.update,
             "webhooks.enable": self.enable,
             "webhooks.delete": self.delete,
             "webhooks.secret": self.secret,
@@ -50,13 +51,16 @@ class WebhookVerbs:
         endpoint, secret = await self._webhooks().create(await self._tenant(tenant), given)
         return {**msgspec.to_builtins(endpoint), "signing_secret": secret.secret}
 
+    async def update(self, endpoint_id: str, change: dict[str, Any]) -> dict[str, Any]:
+        """Change an endpoint, and let it be used again."""
+        webhooks = self._webhooks()
+        given: UpdateEndpoint = convert(change, UpdateEndpoint)
+        row: dict[str, Any] = msgspec.to_builtins(await webhooks.update(await webhooks.get(endpoint_id), given))
+        return row
+
     async def enable(self, endpoint_id: str) -> dict[str, Any]:
         """Let an endpoint be used again."""
-        webhooks = self._webhooks()
-        row: dict[str, Any] = msgspec.to_builtins(
-            await webhooks.update(await webhooks.get(endpoint_id), UpdateEndpoint())
-        )
-        return row
+        return await self.update(endpoint_id, {})
 
     async def delete(self, endpoint_id: str) -> dict[str, Any]:
         """Remove an endpoint."""
@@ -80,10 +84,17 @@ class WebhookVerbs:
         return await webhooks.test(await webhooks.get(endpoint_id), event_type)
 
     async def deliveries(
-        self, limit: int = 20, object_id: str | None = None, status: str | None = None
+        self,
+        limit: int = 20,
+        tenant: str | None = None,
+        endpoint_id: str | None = None,
+        object_id: str | None = None,
+        status: str | None = None,
     ) -> list[dict[str, Any]]:
-        """List the newest deliveries of all tenants."""
-        found, _ = await self._webhooks().deliveries(None, limit, object_id=object_id, status=status)
+        """List the newest deliveries, of all tenants unless one is named."""
+        tenant_id = None if tenant is None else await self._tenant(tenant)
+        where = {"endpoint_id": endpoint_id, "object_id": object_id, "status": status}
+        found, _ = await self._webhooks().deliveries(tenant_id, limit, **where)
         return [{name: value for name, value in _row(delivery).items() if name != "body"} for delivery in found]
 
     async def replay(self, delivery_id: str) -> dict[str, Any]:

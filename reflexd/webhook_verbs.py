@@ -41,6 +41,29 @@ def webhooks_create(
     click.echo(row["signing_secret"])
 
 
+@webhooks.command("update")
+@config_options
+@click.argument("endpoint_id")
+@click.option("--name")
+@click.option("--url", help="What still waits to be sent goes there, too.")
+@click.option("--event", "events", multiple=True, help="An event type; may be repeated. They replace all it had.")
+def webhooks_update(
+    data_dir: str | None,
+    config_file: Path | None,
+    endpoint_id: str,
+    name: str | None,
+    url: str | None,
+    events: tuple[str, ...],
+) -> None:
+    """Change an endpoint; one that was disabled is used again."""
+    given = {"name": name, "url": url, "event_types": list(events) or None}
+    change = {field: value for field, value in given.items() if value is not None}
+    if not change:
+        raise click.UsageError("nothing is to change: give --name, --url or --event")
+    row = call_admin(data_dir, config_file, "webhooks.update", endpoint_id=endpoint_id, change=change)
+    click.echo(f"updated {row['id']}")
+
+
 @webhooks.command("enable")
 @config_options
 @click.argument("endpoint_id")
@@ -89,6 +112,8 @@ def webhooks_test(data_dir: str | None, config_file: Path | None, endpoint_id: s
 @webhooks.command("deliveries")
 @config_options
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--tenant", help="Only those of this tenant, by its name or id.")
+@click.option("--endpoint", "endpoint_id", help="Only those to this endpoint.")
 @click.option("--object", "object_id", help="Only those that tell of this job or batch.")
 @click.option("--status", type=click.Choice(["pending", "delivered", "failed"]))
 @json_option
@@ -96,12 +121,11 @@ def webhooks_deliveries(
     data_dir: str | None,
     config_file: Path | None,
     limit: int,
-    object_id: str | None,
-    status: str | None,
     as_json: bool,
+    **where: str | None,
 ) -> None:
     """List the newest deliveries and what became of them."""
-    rows = call_admin(data_dir, config_file, "webhooks.deliveries", limit=limit, object_id=object_id, status=status)
+    rows = call_admin(data_dir, config_file, "webhooks.deliveries", limit=limit, **where)
     print_table(
         rows, ["id", "status", "attempts", "last_status", "object_id", "event_type", "url", "last_error"], as_json
     )

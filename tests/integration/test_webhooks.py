@@ -195,6 +195,12 @@ def test_a_receiver_that_is_gone_is_told_no_more_until_it_is_enabled(start_daemo
         client.fine_tuning.jobs.cancel(job.id)
         gone, told = receiver.wait(2)
         assert gone.id != told.id
+
+        def listed(*words: str) -> set[str]:
+            return {row["event_id"] for row in json.loads(daemon.cli("webhooks", "deliveries", "--json", *words))}
+
+        assert {gone.id, told.id} <= listed("--tenant", "admin", "--endpoint", endpoint.id)
+        assert listed("--endpoint", "we_x") == set()
         check(told, secret, "fine_tuning.job.cancelled", job.id)
         assert daemon.cli("webhooks", "test", endpoint.id).strip() == "200"
         rotated = daemon.cli("webhooks", "rotate", "admin", "--keep-old").strip()
@@ -209,14 +215,25 @@ def test_the_verbs_work_without_a_daemon(start_daemon: Callable[..., Daemon]) ->
     daemon.cli("webhooks", "create", "admin", "https://hooks.example.com/", "--event", "batch.completed")
     (row,) = json.loads(daemon.cli("webhooks", "list", "--json"))
     assert (row["tenant"], row["event_types"]) == ("admin", ["batch.completed"])
+    changes = ("--url", "https://other.example.com/", "--event", "batch.failed", "--event", "batch.expired")
+    assert daemon.cli("webhooks", "update", row["id"], *changes) == f"updated {row['id']}\n"
+    (changed,) = json.loads(daemon.cli("webhooks", "list", "--json"))
+    assert changed == {**row, "updated_at": changed["updated_at"]} | {
+        "url": "https://other.example.com/",
+        "event_types": ["batch.failed", "batch.expired"],
+    }
     for words, said in (
+        (("update", row["id"]), "nothing is to change"),
+        (("update", row["id"], "--event", "batch.begun"), "event_types"),
+        (("update", row["id"], "--url", "http://10.0.0.1/"), "no public address"),
+        (("deliveries", "--tenant", "nobody"), "no tenant nobody"),
         (("create", "nobody", "https://hooks.example.com/"), "no tenant nobody"),
         (("create", "admin", "http://10.0.0.1/"), "no public address"),
         (("delete", "we_x"), "No webhook endpoint"),
         (("replay", "whd_x"), "No webhook delivery"),
     ):
         done = reflexd("webhooks", *words, "--data-dir", daemon.data_dir)
-        assert done.returncode == 1
+        assert done.returncode == (2 if said == "nothing is to change" else 1)
         assert said in done.stderr
 
 
