@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from reflexd.engine.adapters import Adapter, Kind
 from reflexd.engine.backbone import EncoderDescription
-from reflexd.engine.tuning import Plan
+from reflexd.engine.plan import Plan
 
 FLOPS = 45e9
 """Of one thread with AVX2 in single precision, as measured in tuning."""

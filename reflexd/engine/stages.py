@@ -1,12 +1,10 @@
-"""Decides what a stage of a job is inside the training process; importing it imports all that a job needs."""
+"""Decides what a stage of a job is inside the training process, and what it imports before it is needed."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
 
 from reflexd.engine import prepare, trainer
 from reflexd.engine.encoder import Encoder
@@ -30,12 +28,11 @@ class Stages:
 
     def run(self, spec: RunSpec) -> Terminal:
         """Run one stage to its terminal event; raises JobFailure where the job's own data is why it cannot."""
-        torch.set_num_threads(spec.threads)
         if spec.stage == "prepare":
             return prepare.prepare(
                 spec,
                 self._sources(spec).data_sources,
-                lambda: self._load_encoder(spec.backbone),
+                lambda: self._load_encoder(spec),
                 self._emit,
                 self._cancelled,
             )
@@ -44,7 +41,7 @@ class Stages:
         if mark is None or mark.sha256 != sha256_file(run_dir / runs.ROWS):
             raise JobFailure("rows_missing", "The job's prepared rows are not what was prepared any more")
         rows = runs.read_rows(run_dir, Example)
-        encoder, held = self._load_encoder(spec.backbone), runs.read_validation(run_dir, Example)
+        encoder, held = self._load_encoder(spec), runs.read_validation(run_dir, Example)
         return trainer.train(spec, rows, mark.labels, encoder, self._emit, mark.mode, held)
 
     def _sources(self, spec: RunSpec) -> PluginManager:
@@ -53,7 +50,12 @@ class Stages:
             self._plugins[allow] = PluginManager(allow)
         return self._plugins[allow]
 
-    def _load_encoder(self, folder: str) -> Encoder:
-        if self._encoder is None or self._encoder[0] != folder:
-            self._encoder = (folder, open_encoder(Path(folder)))
+    def _load_encoder(self, spec: RunSpec) -> Encoder:
+        if self._encoder is None or self._encoder[0] != spec.backbone:
+            self._encoder = (spec.backbone, open_encoder(Path(spec.backbone), spec.threads))
         return self._encoder[1]
+
+    @staticmethod
+    def stand_by() -> None:
+        """Import what tuning takes, seconds of it, while there is nothing to do."""
+        from reflexd.engine import tunable_decoder, tuning  # noqa: F401

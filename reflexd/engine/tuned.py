@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -20,13 +21,14 @@ from reflexd.engine.budget import CUTS, PILOT, Scheme, Size, Work
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.evaluation import HeldOut, Places, Split, hold_out
 from reflexd.engine.heads import Matrix, Targets, fit_head
+from reflexd.engine.plan import LossNotFinite, Plan
 from reflexd.engine.selection import least_loss, mean_accuracy
-from reflexd.engine.tunable import TunableEncoder
-from reflexd.engine.tunable_decoder import open_tunable
-from reflexd.engine.tuning import LossNotFinite, Plan, adapter_of, tune
 from reflexd.registry import runs
 from reflexd.registry.files import replace_file
 from reflexd.schemas.worker import Message, Metrics, RunSpec
+
+if TYPE_CHECKING:  # torch and peft take seconds to import, which a job that tunes nothing is spared
+    from reflexd.engine.tunable import TunableEncoder
 
 PILOT_ROWS = 1_500
 """Rows that the heads of a pilot are fitted on, and at least so many of each label, where there are."""
@@ -114,7 +116,7 @@ class Tuner:
         out = Tuned(work, [], [], [])
         for number, (train, _) in enumerate(parts.parts):
             self._train(encoder, work, work.plan, train, number)
-            self._add(out, adapter_of(encoder))
+            self._add(out, _learned(encoder))
         return out
 
     def _add(self, out: Tuned, adapter: Adapter) -> None:
@@ -136,7 +138,7 @@ class Tuner:
         try:
             self._train(encoder, one.work, one.work.again, everything, len(one.adapters))
             made = Tuned(one.work, [], [], [])
-            self._add(made, adapter_of(encoder))
+            self._add(made, _learned(encoder))
             return made.adapters[0], made.folds[0], made.names[0]
         except LossNotFinite as problem:
             self._give_up(one.work, problem)
@@ -156,7 +158,7 @@ class Tuner:
             encoder = self._tunable(work.kind)
             try:
                 self._train(encoder, work, work.plan, train, 0, max(1, int(PILOT * work.plan.steps)))
-                made = self._pilot(adapter_of(encoder), sample, held)
+                made = self._pilot(_learned(encoder), sample, held)
             except LossNotFinite as problem:
                 self._give_up(work, problem)
                 continue
@@ -193,6 +195,8 @@ class Tuner:
         encoder.reset(self._start)
         width = self._rows.features.shape[1] // 2
         head = fit_head(self._rows.features[train, :width], self._rows.targets[train], self._rows.labels)
+        from reflexd.engine.tuning import tune
+
         tune(
             encoder,
             [self._ids[place][: self._cut] for place in train],
@@ -216,7 +220,18 @@ class Tuner:
         return made
 
     def _tunable(self, kind: Kind) -> TunableEncoder:
+        import torch
+
+        from reflexd.engine.tunable_decoder import open_tunable
+
+        torch.set_num_threads(self._threads)
         return open_tunable(self._checkpoint, self._encoder, kind)
+
+
+def _learned(encoder: TunableEncoder) -> Adapter:
+    from reflexd.engine.tuning import adapter_of
+
+    return adapter_of(encoder)
 
 
 def said_of(work: Work) -> str:

@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from reflexd.engine.adapters import Adapter
 from reflexd.engine.heads import Targets
+from reflexd.engine.plan import LossNotFinite, Plan
 from reflexd.engine.tunable import TunableEncoder, groups
 from reflexd.registry.artifacts import Head
 from reflexd.registry.files import replace_file
@@ -43,20 +44,6 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW remembers of each parameter."""
 SAVE_SECONDS = 3.0
 TELL_SECONDS = 2.0
-
-
-class Plan(Struct, frozen=True):
-    """One tuning: `steps` batches of `batch_rows` rows (all of them where there are fewer)."""
-
-    steps: int
-    batch_rows: int
-    rate: float
-    contrast: float
-    """Share of the contrastive loss; the rest is the head's."""
-
-
-class LossNotFinite(Exception):
-    """The loss became infinite or no number; the message says at which step."""
 
 
 class _State(Struct):

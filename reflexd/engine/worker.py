@@ -1,11 +1,13 @@
-"""Decides what a training process does: import everything, say so, then run stages as they come on stdin.
+"""Decides what a training process does: import what every job needs, say so, run stages as they come on stdin.
 
 `python -m reflexd.engine.worker NICE`. It has no database and no listener; it talks JSON lines (schemas/worker.py) and
 ends with the daemon. One process runs many jobs' stages, one after the other; any failure it does not expect ends it.
+What only tuning needs is imported by the job that tunes, or while no job comes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import queue
@@ -18,6 +20,9 @@ from pathlib import Path
 from reflexd.engine.lifeline import end_with_parent, give_way
 from reflexd.errors import JobFailure, StartupError
 from reflexd.schemas.worker import Event, Failed, Ready, RunSpec, Terminal, decode_spec, encode_line
+
+STANDING_BY_SECONDS = 1.0
+"""A process that was started for a job hears of it sooner."""
 
 
 def main() -> None:
@@ -43,14 +48,28 @@ def main() -> None:
     stages = Stages(send, cancelled)
     gc.freeze()  # what the imports made stays; collections need not look at it again
     send(Ready(os.getpid()))
+    line = _first(lines, stages)
     while True:
-        spec = decode_spec(lines.get())
+        spec = decode_spec(line)
         end = _run(stages, spec)
         if cancelled.is_set():
             os._exit(0)  # nobody waits for the outcome any more
         send(end)
         # After the answer, not before it: a full collection over torch's objects took 250 of a small job's 300 ms.
         gc.collect()
+        line = lines.get()
+
+
+def _first(lines: queue.SimpleQueue[bytes], stages: object) -> bytes:
+    """Return the first stage to run; a process that was started to stand by prepares for any while it waits."""
+    from reflexd.engine.stages import Stages
+
+    assert isinstance(stages, Stages)
+    with contextlib.suppress(queue.Empty):
+        return lines.get(timeout=STANDING_BY_SECONDS)
+    stages.stand_by()
+    gc.freeze()
+    return lines.get()
 
 
 def _run(stages: object, spec: RunSpec) -> Terminal:

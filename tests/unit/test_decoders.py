@@ -24,10 +24,11 @@ from reflexd.engine.decoder_export import export_decoder
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.heads import fit_head
 from reflexd.engine.opening import open_encoder
+from reflexd.engine.plan import Plan
 from reflexd.engine.predictor import Predictor
 from reflexd.engine.trainer import train
 from reflexd.engine.tunable_decoder import TunableDecoder, open_tunable
-from reflexd.engine.tuning import Plan, adapter_of, tune
+from reflexd.engine.tuning import adapter_of, tune
 from reflexd.errors import BackboneRefused, StartupError
 from reflexd.hookspecs import Checkpoint, Example
 from reflexd.registry import artifacts

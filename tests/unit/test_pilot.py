@@ -11,8 +11,8 @@ import pytest
 from reflexd.engine.budget import Work
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.evaluation import split
+from reflexd.engine.plan import Plan
 from reflexd.engine.tuned import PILOT_ROWS, PILOT_ROWS_OF_LABEL, Rows, Tuner
-from reflexd.engine.tuning import Plan
 from reflexd.schemas.worker import Message, Metrics, RunSpec
 from tests.unit.tunings import weights
 

@@ -228,3 +228,10 @@ async def test_a_source_is_told_that_its_job_is_cancelled(
             assert isinstance(event, Message)
             break
     assert (tmp_path / "job" / "told").read_text() == "yes"
+
+
+def test_only_a_job_that_tunes_imports_torch() -> None:
+    """It takes seconds of processor time and 200 MB, which a job that fits a head alone is spared."""
+    code = "import sys; import reflexd.engine.stages; print({'torch', 'transformers', 'peft'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -16,9 +16,10 @@ from reflexd.engine import budget, trainer, tuning
 from reflexd.engine.adapters import Adapter
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.heads import fit_head
+from reflexd.engine.plan import LossNotFinite, Plan
 from reflexd.engine.trainer import train
 from reflexd.engine.tunable import TunableEncoder
-from reflexd.engine.tuning import LossNotFinite, Plan, adapter_of, tune
+from reflexd.engine.tuning import adapter_of, tune
 from reflexd.hookspecs import Example
 from reflexd.registry import artifacts
 from reflexd.registry.artifacts import Head
