@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from reflexd.config import Limits
 from reflexd.hookspecs import Example, InputFile, InvalidInput, where
 from reflexd_plugins.jsonl import MAX_BLANK_LINES, MAX_LINE_BYTES, FileRows
 
@@ -66,7 +68,13 @@ BAD: dict[str, tuple[bytes, str]] = {
     "a second byte order mark": (b"\xef\xbb\xbf" + GOOD.encode(), "not valid JSON"),
     "a lone surrogate": (rb'{"text": "\ud800", "label": "a"}', "not valid JSON"),
     "a lone surrogate in what is ignored": (rb'{"text": "x", "label": "a", "z": "\udfff"}', "not valid JSON"),
-    "a deep nest": (b'{"text": ' + b"[" * 100_000, "not valid JSON"),
+    "a deep nest": (b'{"text": ' + b"[" * 100_000, "(in text)"),
+    "a deep nest in what is ignored": (b'{"z": ' + b"[" * 100_000, "not valid JSON"),
+    "invalid UTF-8 in what is ignored": (b'{"text": "x", "label": "a", "z": "\xff"}', "not valid JSON"),
+    "half a list": (b'["x", ', "not valid JSON"),
+    "a number for a line": (b"3", "JSON object"),
+    "null for a text": (b'{"text": null, "label": "a"}', "(in text)"),
+    "nothing": (b"{}", "`text`"),
     "a list": (b'["x", "a"]', "JSON object"),
     "a string": (b'"x"', "JSON object"),
     "null": (b"null", "JSON object"),
@@ -90,7 +98,14 @@ BAD: dict[str, tuple[bytes, str]] = {
         "(in messages[0].content[0].type)",
     ),
     "a chat with a label": (b'{"messages": [], "label": "a"}', "leave label out"),
-    "a line without end": (b'{"text": "' + b"x" * MAX_LINE_BYTES, "more than 16 MB"),
+    "a chat with nothing for a label": (b'{"messages": [], "label": null}', "leave label out"),
+    "a chat with labels and a text": (b'{"text": "x", "labels": [], "messages": []}', "leave labels out"),
+    "a line without end": (b'{"text": "' + b"x" * MAX_LINE_BYTES, "more than 8 MB"),
+    "millions of labels": (b'{"text": "x", "labels": [' + b'"a",' * 2_000_000 + b'"a"]}', "quotation marks"),
+    "millions of messages": (
+        b'{"messages": [' + b'{"role":"user","content":[]},' * 280_000 + b"{}]}",
+        "quotation marks",
+    ),
 }
 
 
@@ -104,6 +119,28 @@ def test_a_bad_line_is_told_with_its_number(tmp_path: Path, kind: str) -> None:
     assert said in refused.value.message
     assert refused.value.param == ""
     assert len(refused.value.message) < 300
+
+
+def test_the_longest_row_of_the_default_limits_is_read_however_it_is_written(tmp_path: Path) -> None:
+    limits = Limits()
+    for character, escaped in (("😀", r"\ud83d\ude00"), ('"', r"\"")):
+        text, label = character * limits.text_chars, character * limits.label_chars
+        labels = ",".join([f'"{escaped * limits.label_chars}"'] * limits.labels)
+        line = f'{{"text": "{escaped * limits.text_chars}", "labels": [{labels}]}}'
+        assert read(tmp_path, line.encode()) == [Example(text, None, (label,) * limits.labels)]
+
+
+def test_nothing_is_built_of_what_is_ignored(tmp_path: Path) -> None:
+    """While objects are built nobody else in the daemon has a turn; memory tells how many they are."""
+    line = b'{"text": "x", "label": "a", "z": [' + b"[]," * 2_000_000 + b"[]]}"
+    file = file_of(tmp_path, line)
+    tracemalloc.start()
+    try:
+        assert list(FileRows().check(file, [])) == [Example("x", "a")]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(line), "two million lists would take 100 MB and more"
 
 
 def test_a_file_of_blank_lines_alone_is_not_read_for_ever(tmp_path: Path) -> None:
