@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec import Struct, structs
@@ -22,7 +23,7 @@ from reflexd.store.files import File
 PURPOSE = "fine-tune"
 VALIDATION_FILE = "validation_file"
 CHECKED_AT_ONCE = 2
-"""Files of job requests: each keeps a thread busy for seconds, and the interpreter for half of that."""
+"""Files of job requests, one of each API key: each keeps a thread busy for seconds, the interpreter half of that."""
 
 Links = dict[str, Callable[[Path], None]]
 
@@ -48,7 +49,9 @@ class JobFiles:
         self._files = files
         self._sources = sources
         self._limits = limits
-        self._turns = asyncio.Semaphore(CHECKED_AT_ONCE)
+        self._places = asyncio.Semaphore(CHECKED_AT_ONCE)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Of each key: its files wait for one another before one of them waits for a place among those of others."""
 
     async def check(self, admitted: Admitted) -> tuple[Admitted, Links]:
         """Return the job with what its files say of it, and how they get into its run directory.
@@ -100,7 +103,7 @@ class JobFiles:
         return self._sources[TRAINING_FILE]
 
     async def _in_thread(self, check: Callable[[_Named, Admitted], Admitted], named: _Named, to: Admitted) -> Admitted:
-        async with self._turns:
+        async with self._turns.setdefault(to.job.key_id, asyncio.Lock()), self._places:
             try:
                 return await asyncio.to_thread(check, named, to)
             except FileNotFoundError as error:  # deleted just now

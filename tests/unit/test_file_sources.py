@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ from reflexd.service.uploads import NAME_CHARS, Uploads, shown_name
 from reflexd.store.keys import Key
 from reflexd.store.store import Store
 from reflexd_plugins.inline import InlineRows
+from tests.daemons import DEADLINE
 from tests.unit.test_engine import BILLING, BUGS, ROWS, spec_for
 from tests.unit.test_store import make_key
 
@@ -70,6 +72,7 @@ class Desk:
         self.uploads = Uploads(store, self.files, Files(tenant_bytes=1024))
         self.folder = folder
         self.sources: dict[str, DataSource] = {"table": table, "training_data": InlineRows()}
+        self.job_files = JobFiles(self.files, self.sources, Limits())
 
     async def upload(self, content: str, purpose: str = "fine-tune") -> str:
         upload = await self.uploads.begin(self.key.tenant_id)
@@ -79,9 +82,10 @@ class Desk:
         finally:
             await upload.discard()
 
-    async def admit(self, **body: Any) -> Admitted:
-        admitted = Admission(self.sources, Limits(), any_url).admit(self.key, msgspec.json.encode(body), "", Repeat())
-        checked, links = await JobFiles(self.files, self.sources, Limits()).check(admitted)
+    async def admit(self, key: Key | None = None, /, **body: Any) -> Admitted:
+        admission = Admission(self.sources, Limits(), any_url)
+        admitted = admission.admit(key or self.key, msgspec.json.encode(body), "", Repeat())
+        checked, links = await self.job_files.check(admitted)
         runs.create(self.folder / "runs", checked.job.id, checked.given, None, links)
         return checked
 
@@ -121,6 +125,33 @@ async def test_a_strangers_source_gets_the_file_in_both_processes(desk: Desk, ta
     assert runs.read_rows(run_dir, Example) == ROWS
     assert {(file.filename, file.bytes) for file in table.seen} == {("rows.csv", len(CSV)), ("rows.csv", 23)}
     assert not (run_dir / runs.TRAINING_FILE).exists()
+
+
+@pytest.mark.parametrize("table", [True], indirect=True)
+async def test_one_keys_files_leave_a_place_to_the_next_key(desk: Desk, store: Store, table: Table) -> None:
+    """None of the first key's files comes to an end before the other's is checked."""
+    inside, go_on = threading.Semaphore(0), threading.Event()
+
+    class Slow(Table):
+        name = "slow"
+
+        def check(self, payload: InputFile, labels: Sequence[str]) -> Iterator[Example] | None:
+            inside.release()
+            assert go_on.wait(DEADLINE)
+            return super().check(payload, labels)
+
+    desk.sources["slow"] = Slow(known=True)
+    other = await make_key(store, "other", tenant="desk")
+    file_id = await desk.upload(CSV)
+    held = [asyncio.create_task(desk.admit(slow=file_id)) for _ in range(4)]
+    try:
+        assert await asyncio.to_thread(inside.acquire, timeout=DEADLINE)
+        admitted = await asyncio.wait_for(desk.admit(other, table=file_id), DEADLINE)
+        assert admitted.job.trained_examples == 10
+        assert not any(task.done() for task in held)
+    finally:
+        go_on.set()
+        await asyncio.gather(*held)
 
 
 async def test_a_bad_row_is_told_by_its_number_where_the_source_says_no_more(desk: Desk, table: Table) -> None:
