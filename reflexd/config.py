@@ -155,7 +155,10 @@ class Files(Section, frozen=True):
     """[files]: how much may be uploaded."""
 
     max_bytes: Annotated[int, Meta(ge=1024)] = 209_715_200
-    tenant_bytes: Annotated[int, Meta(ge=1024)] = 10_737_418_240
+    tenant_bytes: Annotated[int, Meta(ge=4096)] = 10_737_418_240
+    files_per_tenant: Count = 100_000
+    uploads: Count = 100
+    uploads_per_tenant: Count = 8
     upload_timeout_seconds: Seconds = 600.0
 
 

@@ -10,6 +10,7 @@ from reflexd.errors import (
     FilesFull,
     FileTooLarge,
     InvalidRequest,
+    RateLimited,
     RouteNotFound,
     UnsupportedEncoding,
 )
@@ -38,7 +39,9 @@ UPLOAD: dict[str, Any] = {
         "file": {
             "type": "string",
             "contentMediaType": "application/octet-stream",
-            "description": "The content. It must be sent as a file; its name is kept, and never used as a path.",
+            "minLength": 1,
+            "description": "The content, which must not be empty. It must be sent as a file; its name is kept, and"
+            " never used as a path.",
         },
         "expires_after[anchor]": {"type": "string", "const": "created_at"},
         "expires_after[seconds]": {
@@ -70,6 +73,7 @@ FILES: dict[tuple[str, str], Operation] = {
             FilesFull(),
             FileTooLarge(),
             UnsupportedEncoding(),
+            RateLimited("The daemon takes as many uploads at once as [files] uploads allows: try again in a moment"),
         ),
         body=UPLOAD,
         body_media="multipart/form-data",

@@ -22,6 +22,6 @@ class FileTooLarge(InvalidRequest):
 
 
 class FilesFull(InvalidRequest):
-    """With this file yours would have more bytes than [files] tenant_bytes allows: delete some."""
+    """With this file yours would be more than [files] tenant_bytes or files_per_tenant allows: delete some."""
 
     code = "file_quota_exceeded"

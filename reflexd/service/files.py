@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from reflexd.errors import FileNotFound, InvalidRequest, StorageFull
+from reflexd.errors import FileNotFound, FilesFull, InvalidRequest, StorageFull
 from reflexd.registry.blobs import Blobs, Incoming
-from reflexd.store.files import File, Order
+from reflexd.store.files import File, Order, Taken
 from reflexd.store.identifiers import new_id
 from reflexd.store.keys import Key
 from reflexd.store.store import Store
@@ -24,9 +25,18 @@ class FileService:
         """Held while a content comes or goes: the last file of one may be deleted while another is being kept."""
 
     async def keep(
-        self, tenant_id: str, filename: str, purpose: str, incoming: Incoming, expires_at: int | None = None
+        self,
+        tenant_id: str,
+        filename: str,
+        purpose: str,
+        incoming: Incoming,
+        expires_at: int | None = None,
+        check: Callable[[Taken], None] | None = None,
     ) -> File:
-        """Make a file of what has arrived, durably; raises StorageFull."""
+        """Make a file of what has arrived, durably; raises StorageFull.
+
+        `check` gets what the tenant has without it, and raises FilesFull where it is too much.
+        """
         try:
             sha256 = await asyncio.to_thread(incoming.finish)
             file = File(
@@ -41,7 +51,11 @@ class FileService:
             )
             async with self._lock:
                 await asyncio.to_thread(self.blobs.keep, incoming, sha256)
-                await self._store.files.insert(file)
+                try:
+                    await self._store.files.insert(file, check)
+                except FilesFull:
+                    await self._drop({sha256})
+                    raise
             return file
         except OSError as error:
             raise StorageFull from error

@@ -7,10 +7,10 @@ import time
 from collections import Counter
 
 from reflexd.config import Files
-from reflexd.errors import FilesFull, FileTooLarge, InvalidRequest, StorageFull
+from reflexd.errors import FilesFull, FileTooLarge, InvalidRequest, RateLimited, StorageFull
 from reflexd.registry.blobs import Incoming
 from reflexd.service.files import FileService
-from reflexd.store.files import File
+from reflexd.store.files import BLOCK_BYTES, File, Taken
 from reflexd.store.store import Store
 
 PURPOSES = ("fine-tune", "batch")
@@ -23,7 +23,7 @@ WRITE_BYTES = 1 << 20
 
 
 class Uploads:
-    """Takes files from tenants, whose bytes that are still arriving count too."""
+    """Takes files from tenants: so many at once, and the bytes that are still arriving count too."""
 
     def __init__(self, store: Store, files: FileService, limits: Files) -> None:
         self._store = store
@@ -31,25 +31,57 @@ class Uploads:
         self.limits = limits
         self.arriving: Counter[str] = Counter()
         """Bytes by tenant."""
+        self._under_way: Counter[str] = Counter()
+        """Uploads by tenant: each holds a connection and an open file for as long as its sender likes, or nearly."""
 
     async def begin(self, tenant_id: str) -> Upload:
-        """Begin a file; `discard` must follow, whatever comes of it. Raises FilesFull and StorageFull."""
-        taken = await self.taken(tenant_id)
+        """Begin a file; `discard` must follow, whatever comes of it. Raises RateLimited, FilesFull and StorageFull."""
+        if self._under_way.total() >= self.limits.uploads:
+            raise RateLimited(
+                "The daemon takes as many uploads at once as [files] uploads allows: try again in a moment"
+            )
+        if self._under_way[tenant_id] >= self.limits.uploads_per_tenant:
+            raise RateLimited(
+                f"{self.limits.uploads_per_tenant} files of yours are being uploaded already, and [files]"
+                " uploads_per_tenant allows no more: try again in a moment"
+            )
+        self._under_way[tenant_id] += 1
         try:
-            incoming = await asyncio.to_thread(self.files.blobs.new)
+            taken = await self._store.files.taken(tenant_id)
+            self.check_room(taken, BLOCK_BYTES)
+            return Upload(self, tenant_id, taken, await asyncio.to_thread(self.files.blobs.new))
         except OSError as error:
+            self.end(tenant_id)
             raise StorageFull from error
-        return Upload(self, tenant_id, taken, incoming)
+        except BaseException:
+            self.end(tenant_id)
+            raise
 
-    async def taken(self, tenant_id: str) -> int:
-        """Return how many bytes the tenant's files have that have arrived."""
-        return await self._store.files.bytes_of(tenant_id)
+    def end(self, tenant_id: str) -> None:
+        """Give the place of an upload to the next."""
+        self._under_way[tenant_id] -= 1
+        if not self._under_way[tenant_id]:
+            del self._under_way[tenant_id]
+
+    def check_room(self, taken: Taken, more: int) -> None:
+        """Raise FilesFull where there is no room for `more` bytes beside what a tenant has."""
+        limits = self.limits
+        if taken.files >= limits.files_per_tenant:
+            raise FilesFull(
+                f"With this file yours would be more than {limits.files_per_tenant}, which [files] files_per_tenant"
+                " allows: delete some"
+            )
+        if taken.bytes + more > limits.tenant_bytes:
+            raise FilesFull(
+                f"With this file yours would have more than {limits.tenant_bytes} bytes, which [files] tenant_bytes"
+                " allows: delete some"
+            )
 
 
 class Upload:
     """One file on its way to the disk; nothing of it is held in memory but what is next to be written."""
 
-    def __init__(self, uploads: Uploads, tenant_id: str, taken: int, incoming: Incoming) -> None:
+    def __init__(self, uploads: Uploads, tenant_id: str, taken: Taken, incoming: Incoming) -> None:
         self._uploads = uploads
         self._tenant_id = tenant_id
         self._taken = taken
@@ -57,6 +89,7 @@ class Upload:
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._bytes = 0
+        self._ended = False
 
     async def write(self, piece: bytes) -> None:
         """Take a piece; raises FileTooLarge and FilesFull as soon as it is too much, and StorageFull."""
@@ -65,33 +98,48 @@ class Upload:
         arriving[self._tenant_id] += len(piece)
         if self._bytes > limits.max_bytes:
             raise FileTooLarge(f"The file is larger than {limits.max_bytes} bytes, which [files] max_bytes allows")
-        if self._taken + arriving[self._tenant_id] > limits.tenant_bytes:
-            raise self._full()
+        self._uploads.check_room(self._taken, arriving[self._tenant_id])
         self._waiting.append(piece)
         self._waiting_bytes += len(piece)
         if self._waiting_bytes >= WRITE_BYTES:
             await self._flush()
 
     async def finish(self, filename: str, purpose: str, expires_after: int | None) -> File:
-        """Make a file of what was written; `expires_after` is in seconds. Raises what `write` does."""
+        """Make a file of what was written; `expires_after` is in seconds.
+
+        Raises what `write` does, and InvalidRequest where nothing was written: nothing could be done with such a file.
+        """
+        if not self._bytes:
+            raise InvalidRequest("The file is empty", param="file")
         await self._flush()
-        self._taken = await self._uploads.taken(self._tenant_id)  # others may have ended meanwhile
-        if self._taken + self._bytes > self._uploads.limits.tenant_bytes:
-            raise self._full()
         if expires_after is None and purpose == "batch":
             expires_after = BATCH_EXPIRES_SECONDS
         expires_at = None if expires_after is None else int(time.time()) + expires_after
-        return await self._uploads.files.keep(self._tenant_id, filename, purpose, self._incoming, expires_at)
+        size = max(self._bytes, BLOCK_BYTES)
+        return await self._uploads.files.keep(
+            self._tenant_id,
+            filename,
+            purpose,
+            self._incoming,
+            expires_at,
+            lambda taken: self._uploads.check_room(taken, size),  # others may have ended meanwhile
+        )
 
     async def discard(self) -> None:
-        """Forget what was not made a file of; harmless after `finish`."""
+        """Forget what was not made a file of; harmless after `finish`, and the second time."""
+        if self._ended:
+            return
+        self._ended = True
         arriving = self._uploads.arriving
         arriving[self._tenant_id] -= self._bytes
         if not arriving[self._tenant_id]:
             del arriving[self._tenant_id]
         self._bytes = 0
         self._waiting.clear()
-        await asyncio.to_thread(self._incoming.discard)
+        try:
+            await asyncio.to_thread(self._incoming.discard)
+        finally:
+            self._uploads.end(self._tenant_id)
 
     async def _flush(self) -> None:
         content, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
@@ -99,12 +147,6 @@ class Upload:
             await asyncio.to_thread(self._incoming.write, content)
         except OSError as error:
             raise StorageFull from error
-
-    def _full(self) -> FilesFull:
-        return FilesFull(
-            f"With this file yours would have more than {self._uploads.limits.tenant_bytes} bytes, which [files]"
-            " tenant_bytes allows: delete some"
-        )
 
 
 def check_purpose(purpose: str) -> str:

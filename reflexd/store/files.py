@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -11,6 +13,9 @@ from msgspec import Struct
 from reflexd.store.database import Database, Transaction
 
 Order = Literal["asc", "desc"]
+
+BLOCK_BYTES = 4_096
+"""A file counts as many bytes at least: it takes a block of the disk, and a row here, however little it holds."""
 
 
 class File(Struct, frozen=True, kw_only=True):
@@ -32,19 +37,38 @@ class File(Struct, frozen=True, kw_only=True):
         return self.expires_at is not None and self.expires_at <= time.time()
 
 
+class Taken(Struct, frozen=True):
+    """How many files a tenant has, and how many bytes these count together."""
+
+    files: int
+    bytes: int
+
+
+_TAKEN = "SELECT COUNT(*) AS files, COALESCE(SUM(MAX(bytes, ?)), 0) AS bytes FROM files WHERE tenant_id = ?"
+
+
+def _taken(row: sqlite3.Row | None) -> Taken:
+    return msgspec.convert(dict(row or ()), Taken)
+
+
 class FileStore:
     """The files table."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def insert(self, file: File) -> None:
-        """Remember a new file, whose content is durable already."""
+    async def insert(self, file: File, check: Callable[[Taken], None] | None = None) -> None:
+        """Remember a new file, whose content is durable already.
+
+        `check` gets what the tenant has without it, and raises where it is too much: no other file can come between.
+        """
         columns: dict[str, Any] = msgspec.to_builtins(file)
         del columns["seq"]
         sql = f"INSERT INTO files ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
 
         async def work(tx: Transaction) -> None:
+            if check is not None:
+                check(_taken(await tx.row(_TAKEN, (BLOCK_BYTES, file.tenant_id))))
             await tx.run(sql, tuple(columns.values()))
 
         await self._database.write(work)
@@ -75,10 +99,9 @@ class FileStore:
         )
         return [msgspec.convert(dict(row), File) for row in rows[:limit]], len(rows) > limit
 
-    async def bytes_of(self, tenant_id: str) -> int:
-        """Return how many bytes the tenant's files have."""
-        row = await self._database.row("SELECT SUM(bytes) FROM files WHERE tenant_id = ?", (tenant_id,))
-        return (row[0] or 0) if row is not None else 0
+    async def taken(self, tenant_id: str) -> Taken:
+        """Return what the tenant has."""
+        return _taken(await self._database.row(_TAKEN, (BLOCK_BYTES, tenant_id)))
 
     async def delete(self, tenant_id: str, file_id: str) -> File | None:
         """Forget a file and return it; None where the tenant has none of this id."""

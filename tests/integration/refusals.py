@@ -24,7 +24,7 @@ def check_error(
     assert set(body["error"]) == {"message", "type", "param", "code"}
     error = body["error"]
     assert (error["code"], error["param"]) == (code, param), error
-    kinds = {401: "authentication_error", 403: "permission_error"}
+    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     assert error["type"] == kinds.get(status, "invalid_request_error")
     assert isinstance(error["message"], str)
     assert len(error["message"]) > 8

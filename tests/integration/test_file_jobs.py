@@ -140,7 +140,7 @@ def test_a_bad_line_is_refused_by_its_number(http: httpx2.Client, daemon: Daemon
 
 def test_what_a_file_lacks_as_a_whole_has_no_line(http: httpx2.Client) -> None:
     for content, said in (
-        (b"", "At least 2 different labels"),
+        (b"\n", "At least 2 different labels"),
         (lines(TICKETS[:5]), "At least 2 different labels"),
         (lines(TICKETS[:-1]), "Each label needs at least 5 rows: 'bug' has 4"),
     ):

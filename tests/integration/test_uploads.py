@@ -83,6 +83,7 @@ TWICE = "A field of the form is sent twice"
 REFUSED: dict[str, tuple[bytes, str | None, str]] = {
     "no purpose": (form(FILE), "purpose", "purpose must be given"),
     "no file": (form(PURPOSE), "file", "file must be sent"),
+    "an empty file": (form(PURPOSE, part("file", b"", "a.jsonl")), "file", "The file is empty"),
     "two files": (form(PURPOSE, FILE, FILE), "file", TWICE),
     "two purposes": (form(PURPOSE, PURPOSE, FILE), "purpose", TWICE),
     "a wrong purpose, last": (form(FILE, part("purpose", b"x")), "purpose", "fine-tune or batch"),

@@ -11,14 +11,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from reflexd.config import Files, Limits
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.prepare import prepare
 from reflexd.engine.trainer import train
-from reflexd.errors import FilesFull, InvalidFile, InvalidRequest, JobFailure, StartupError, StorageFull
+from reflexd.errors import InvalidFile, InvalidRequest, JobFailure, StartupError
 from reflexd.hookspecs import DataSource, Example, InputFile, SourceContext
 from reflexd.registry import runs
 from reflexd.registry.blobs import Blobs
@@ -26,7 +24,7 @@ from reflexd.schemas.worker import Message, Metrics
 from reflexd.service.admission import Admission, Admitted, Repeat
 from reflexd.service.files import FileService
 from reflexd.service.job_files import JobFiles
-from reflexd.service.uploads import NAME_CHARS, Uploads, shown_name
+from reflexd.service.uploads import Uploads
 from reflexd.store.keys import Key
 from reflexd.store.store import Store
 from reflexd_plugins.inline import InlineRows
@@ -69,7 +67,7 @@ class Desk:
         (folder / "runs").mkdir()
         self.key = key
         self.files = FileService(store, Blobs(folder / "files"))
-        self.uploads = Uploads(store, self.files, Files(tenant_bytes=1024))
+        self.uploads = Uploads(store, self.files, Files())
         self.folder = folder
         self.sources: dict[str, DataSource] = {"table": table, "training_data": InlineRows()}
         self.job_files = JobFiles(self.files, self.sources, Limits())
@@ -205,56 +203,6 @@ def test_the_name_training_file_is_for_sources_that_read_files() -> None:
 
     with pytest.raises(StartupError):
         Admission({"training_file": Other()}, Limits(), any_url)
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
-
-
-async def test_expired_files_go_with_the_contents_that_no_other_has(desk: Desk, store: Store) -> None:
-    shared, alone, _ = [await desk.upload(content) for content in ("shared", "alone", "shared")]
-    assert len(list((desk.folder / "files").iterdir())) == 2
-
-    async def expire(tx: Any) -> None:
-        await tx.run("UPDATE files SET expires_at = 1 WHERE id IN (?, ?)", (shared, alone))
-
-    await store.database.write(expire)
-    await desk.files.delete_expired()
-    (left,) = (desk.folder / "files").iterdir()
-    assert left.read_text() == "shared"
-    assert left.stat().st_mode & 0o222 == 0, "who has a link to it must not change it for the others"
-
-
-async def test_what_has_arrived_counts_no_longer_once_it_is_discarded(desk: Desk) -> None:
-    for _ in range(3):
-        first, second = [await desk.uploads.begin(desk.key.tenant_id) for _ in range(2)]
-        await first.write(b"x" * 1_000)
-        with pytest.raises(FilesFull):
-            await second.write(b"y" * 25)
-        await second.discard()
-        await first.discard()
-    assert not desk.uploads.arriving
-    assert list((desk.folder / "files").iterdir()) == []
-
-
-async def test_a_full_disk_is_said_and_leaves_nothing(desk: Desk) -> None:
-    upload = await desk.uploads.begin("full")
-    upload._incoming._file.close()
-    upload._incoming._file = Path("/dev/full").open("wb")  # noqa: ASYNC230, SIM115 - it is no file, and discard closes it
-    await upload.write(b"x" * 1_000)
-    with pytest.raises(StorageFull):
-        await upload.finish("a", "batch", None)
-    await upload.discard()
-    assert list((desk.folder / "files").iterdir()) == []
-    assert await desk.uploads.taken("full") == 0
-
-
-@given(st.text(max_size=300))
-def test_a_shown_name_is_printable_short_and_no_path(filename: str) -> None:
-    shown = shown_name(filename)
-    assert shown.isprintable()
-    assert 1 <= len(shown) <= NAME_CHARS
-    assert not set(shown) & set("/\\\0\n")
-    assert shown.strip(" .")
 
 
 # --- the score ------------------------------------------------------------------------------------------------------
