@@ -1,4 +1,4 @@
-"""Decides who may call a route: a Bearer key with the scope that the route names; naming none means `admin`.
+"""Decides who may call a route: a Bearer key with a scope that the route names; naming none means `admin`.
 
 And what else of a request's headers the handlers get.
 """
@@ -27,17 +27,23 @@ def key_guard(keys: KeyStore) -> Callable[[Connection, BaseRouteHandler], Awaita
 
     # A coroutine, although it awaits nothing: the framework would run a plain function in a thread, for each request.
     async def authorise(connection: Connection, handler: BaseRouteHandler) -> None:
-        needed = handler.opt.get("scope", "admin")
-        if needed == PUBLIC:
+        needed = scopes_of(handler)
+        if PUBLIC in needed:
             return
         key = keys.find(_bearer(connection))
         if key is None:
             raise AuthenticationFailed
-        if needed not in key.scopes:
-            raise InsufficientScope(f"This API key lacks the scope {needed}, which the request needs")
+        if not any(scope in key.scopes for scope in needed):
+            raise InsufficientScope(f"This API key lacks the scope {' or '.join(needed)}, which the request needs")
         connection.state.key = key
 
     return authorise
+
+
+def scopes_of(handler: BaseRouteHandler) -> tuple[str, ...]:
+    """Return the scopes each of which opens a route."""
+    named = handler.opt.get("scope", "admin")
+    return (named,) if isinstance(named, str) else tuple(named)
 
 
 def current_key(request: Any) -> Key:

@@ -35,7 +35,7 @@ class FilesController(Controller):
     """Files of tenants."""
 
     path = "/v1/files"
-    opt = {"scope": "train"}  # noqa: RUF012 - Litestar reads it from the class
+    opt = {"scope": ("predict", "train")}  # noqa: RUF012 - Litestar reads it from the class
 
     @post(status_code=200, request_max_body_size=None)
     async def create(self, request: Request[Any, Any, Any], key: Key, uploads: Uploads) -> FileObject:
@@ -46,7 +46,7 @@ class FilesController(Controller):
         )
         if (request.content_length or 0) > most:
             raise too_large
-        form = FileForm(request.headers.get("content-type", ""))
+        form = FileForm(request.headers.get("content-type", ""), key)
         upload = await uploads.begin(key.tenant_id)
         try:
             arrived = 0
@@ -72,18 +72,18 @@ class FilesController(Controller):
         purpose: str | None = None,
     ) -> Page[FileObject]:
         """List the tenant's files, newest first unless `order` says otherwise."""
-        found, more = await files.page(key.tenant_id, limit, after, order, purpose)
+        found, more = await files.page(key, limit, after, order, purpose)
         return make_page([file_object(file) for file in found], more)
 
     @get("/{file_id:str}")
     async def retrieve(self, file_id: str, key: Key, files: FileService) -> FileObject:
         """Show one file."""
-        return file_object(await files.get(key.tenant_id, file_id))
+        return file_object(await files.get(key, file_id))
 
     @get("/{file_id:str}/content")
     async def content(self, file_id: str, key: Key, files: FileService) -> Response[Any]:
         """Return a file's content, byte for byte."""
-        file = await files.get(key.tenant_id, file_id)
+        file = await files.get(key, file_id)
         opened = await asyncio.to_thread(_open, files.content(file))
         headers = {
             "content-length": str(file.bytes),

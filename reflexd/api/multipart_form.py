@@ -8,6 +8,7 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 
 from reflexd.errors import InvalidRequest
 from reflexd.service.uploads import check_expiry, check_purpose, shown_name
+from reflexd.store.keys import Key
 
 FILE = "file"
 PURPOSE = "purpose"
@@ -23,8 +24,8 @@ MAX_BOUNDARY_CHARS = 70
 class FileForm:
     """Parses a body piece by piece; it holds the small fields and hands on what is in the file."""
 
-    def __init__(self, content_type: str) -> None:
-        """Raise InvalidRequest where this is no multipart body."""
+    def __init__(self, content_type: str, key: Key) -> None:
+        """Raise InvalidRequest where this is no multipart body; `key` is whose purposes may be sent."""
         kind, options = parse_options_header(content_type)
         boundary = options.get("boundary", "")
         if kind != "multipart/form-data" or not 1 <= len(boundary) <= MAX_BOUNDARY_CHARS or not boundary.isascii():
@@ -32,6 +33,7 @@ class FileForm:
         self._parser = PushMultipartParser(
             boundary, max_header_size=MAX_HEADER_BYTES, max_header_count=MAX_HEADERS, max_segment_count=MAX_PARTS
         )
+        self._key = key
         self._fields: dict[str, bytes] = {}
         self._part: str | None = None
         self._filename: str | None = None
@@ -54,7 +56,10 @@ class FileForm:
             raise InvalidRequest(f"The body is not valid multipart/form-data: {error}") from error
 
     def end(self) -> tuple[str, str, int | None]:
-        """Return the file's name, its purpose, and after how many seconds it expires; raises InvalidRequest."""
+        """Return the file's name, its purpose, and after how many seconds it expires.
+
+        Raises InvalidRequest, and InsufficientScope where the key may upload no file of this purpose.
+        """
         try:
             self._parser.close()
         except MultipartError as error:
@@ -64,7 +69,7 @@ class FileForm:
         if PURPOSE not in self._fields:
             raise InvalidRequest("A purpose must be given", param=PURPOSE)
         anchor, seconds = (self._text(name) if name in self._fields else None for name in (ANCHOR, SECONDS))
-        return self._filename, check_purpose(self._text(PURPOSE)), check_expiry(anchor, seconds)
+        return self._filename, check_purpose(self._text(PURPOSE), self._key), check_expiry(anchor, seconds)
 
     def _begin(self, part: MultipartSegment) -> None:
         name = str(part.name)
@@ -84,7 +89,7 @@ class FileForm:
 
     def _end_part(self) -> None:
         if self._part == PURPOSE:  # before the file, which is often large, has arrived
-            check_purpose(self._text(PURPOSE))
+            check_purpose(self._text(PURPOSE), self._key)
         self._part = None
 
     def _text(self, name: str) -> str:

@@ -23,7 +23,7 @@ from litestar.typing import FieldDefinition
 from msgspec import Struct
 
 from reflexd import __version__
-from reflexd.api.auth import PUBLIC
+from reflexd.api.auth import PUBLIC, scopes_of
 from reflexd.api.openapi_operation import ALWAYS, Operation
 from reflexd.api.openapi_operations import OPERATIONS, TAGS
 from reflexd.api.openapi_schemas import Schema, answer_schemas, body_schema, merge, request_schemas
@@ -136,8 +136,10 @@ def _find(routes: Iterable[Any]) -> Iterator[_Found]:
 def _operation(found: _Found, schema: Schema, responses: dict[str, Schema]) -> Schema:
     handler, operation = found.handler, found.operation
     summary, _, rest = (handler.fn.__doc__ or "").strip().partition("\n")
-    scope = handler.opt.get("scope", "admin")
-    access = "No key is needed." if scope == PUBLIC else f"The key needs the scope `{scope}`."
+    scopes = scopes_of(handler)
+    access = f"The key needs the scope {' or '.join(f'`{scope}`' for scope in scopes)}."
+    if PUBLIC in scopes:
+        access = "No key is needed."
     said: Schema = {
         "operationId": operation.id,
         "tags": [operation.tag],
@@ -145,7 +147,7 @@ def _operation(found: _Found, schema: Schema, responses: dict[str, Schema]) -> S
         "description": "\n\n".join(filter(None, (" ".join(rest.split()), operation.description, access))),
         "parameters": _parameters(found),
     }
-    if scope == PUBLIC:
+    if PUBLIC in scopes:
         said["security"] = []
     if operation.body is not None:
         content = {"schema": body_schema(operation.body), "examples": _examples(operation.requests)}

@@ -18,7 +18,10 @@ from reflexd.schemas.files import FileObject
 from reflexd.schemas.openai import Deleted, Page
 from reflexd.service.uploads import LEAST_EXPIRES_SECONDS, MOST_EXPIRES_SECONDS, PURPOSES
 
-FILES_TAG = {"Files": "Training and validation rows, and the inputs and outputs of batches."}
+FILES_TAG = {
+    "Files": "Training and validation rows, and the inputs and outputs of batches. A key that lacks the scope `train`"
+    " sees and uploads those of batches alone."
+}
 
 FILE = FileObject(
     id="file-0197c2d4-1c00-7a3b-9f10-5b6c7d8e9f02",
@@ -65,7 +68,8 @@ FILES: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/files"): Operation(
         id="createFile",
         tag="Files",
-        description="What the file holds is checked when it is used.",
+        description="What the file holds is checked when it is used. For the purpose `fine-tune` the key must have the"
+        " scope `train`.",
         answer=FILE,
         errors=(
             *STORED,

@@ -231,7 +231,7 @@ class BatchService:
 
     async def _input(self, key: Key, file_id: str) -> File:
         try:
-            file = await self._files.get(key.tenant_id, file_id)
+            file = await self._files.get(key, file_id)
         except FileNotFound as error:
             raise FileNotFound(param="input_file_id") from error
         if file.purpose != "batch":

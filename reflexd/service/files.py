@@ -1,4 +1,7 @@
-"""Decides what keeping and deleting a file means for its row and its content, which files of one content share."""
+"""Decides what keeping and deleting a file means for its row and its content, which files of one content share.
+
+And which files a key sees: what a file is for says which scopes open it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,19 @@ from reflexd.store.files import File, Order, Taken
 from reflexd.store.identifiers import new_id
 from reflexd.store.keys import Key
 from reflexd.store.store import Store
+
+SCOPES = {
+    "fine-tune": ("train",),
+    "fine-tune-results": ("train",),
+    "batch": ("predict", "train"),
+    "batch_output": ("predict", "train"),
+}
+"""For each purpose those with any of which a key may have such files: a batch is no use without its own."""
+
+
+def purposes_of(key: Key) -> list[str]:
+    """Return the purposes of files that a key may have; those of others are like none for it."""
+    return [purpose for purpose, scopes in SCOPES.items() if any(scope in key.scopes for scope in scopes)]
 
 
 class FileService:
@@ -62,21 +78,30 @@ class FileService:
         finally:
             incoming.discard()
 
-    async def get(self, tenant_id: str, file_id: str) -> File:
-        """Return a file of the tenant; raises FileNotFound."""
+    async def find(self, tenant_id: str, file_id: str) -> File:
+        """Return a file of the tenant, whatever it is for; raises FileNotFound."""
         file = await self._store.files.get(tenant_id, file_id)
         if file is None:
             raise FileNotFound
         return file
 
+    async def get(self, key: Key, file_id: str) -> File:
+        """Return a file that the key sees; raises FileNotFound."""
+        file = await self.find(key.tenant_id, file_id)
+        if file.purpose not in purposes_of(key):
+            raise FileNotFound
+        return file
+
     async def page(
-        self, tenant_id: str, limit: int, after: str | None, order: Order, purpose: str | None
+        self, key: Key, limit: int, after: str | None, order: Order, purpose: str | None
     ) -> tuple[list[File], bool]:
-        """Return files of the tenant behind the file `after`, and whether more follow."""
-        cursor = None if after is None else await self._store.files.get(tenant_id, after)
-        if after is not None and cursor is None:
-            raise InvalidRequest("after is not the id of a file of yours", param="after")
-        return await self._store.files.page(tenant_id, limit, cursor.seq if cursor else None, order, purpose)
+        """Return files that the key sees, of one purpose or all, behind the file `after`; and whether more follow."""
+        try:
+            behind = None if after is None else (await self.get(key, after)).seq
+        except FileNotFound as error:
+            raise InvalidRequest("after is not the id of a file of yours", param="after") from error
+        purposes = [each for each in purposes_of(key) if purpose in (None, each)]
+        return await self._store.files.page(key.tenant_id, limit, behind, order, purposes)
 
     def content(self, file: File) -> Path:
         """Return where a file's content lies for as long as the file is not deleted."""
@@ -85,6 +110,7 @@ class FileService:
     async def delete(self, key: Key, file_id: str) -> None:
         """Delete a file; what has made a copy or a link of its content keeps that. Raises FileNotFound."""
         async with self._lock:
+            await self.get(key, file_id)
             file = await self._store.files.delete(key.tenant_id, file_id)
             if file is None:
                 raise FileNotFound

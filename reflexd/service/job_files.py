@@ -79,13 +79,13 @@ class JobFiles:
 
     async def _is_file(self, tenant_id: str, file_id: str) -> bool:
         try:
-            return bool(await self._files.get(tenant_id, file_id))
+            return bool(await self._files.find(tenant_id, file_id))
         except FileNotFound:
             return False
 
     async def _find(self, tenant_id: str, file_id: str, param: str, source: DataSource) -> _Named:
         try:
-            file = await self._files.get(tenant_id, file_id)
+            file = await self._files.find(tenant_id, file_id)
         except FileNotFound as error:
             raise NamedFileNotFound(param=param) from error
         if file.purpose != PURPOSE:

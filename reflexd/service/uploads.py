@@ -7,10 +7,11 @@ import time
 from collections import Counter
 
 from reflexd.config import Files
-from reflexd.errors import FilesFull, FileTooLarge, InvalidRequest, RateLimited, StorageFull
+from reflexd.errors import FilesFull, FileTooLarge, InsufficientScope, InvalidRequest, RateLimited, StorageFull
 from reflexd.registry.blobs import Incoming
-from reflexd.service.files import FileService
+from reflexd.service.files import SCOPES, FileService, purposes_of
 from reflexd.store.files import BLOCK_BYTES, File, Taken
+from reflexd.store.keys import Key
 from reflexd.store.store import Store
 
 PURPOSES = ("fine-tune", "batch")
@@ -149,10 +150,15 @@ class Upload:
             raise StorageFull from error
 
 
-def check_purpose(purpose: str) -> str:
-    """Return what a file may be uploaded for; raises InvalidRequest for anything else."""
+def check_purpose(purpose: str, key: Key) -> str:
+    """Return what a key may upload a file for; raises InvalidRequest, and InsufficientScope."""
     if purpose not in PURPOSES:
         raise InvalidRequest(f"The purpose of an uploaded file must be {' or '.join(PURPOSES)}", param="purpose")
+    if purpose not in purposes_of(key):
+        needed = " or ".join(SCOPES[purpose])
+        raise InsufficientScope(
+            f"This API key lacks the scope {needed}, which a file for {purpose} needs", param="purpose"
+        )
     return purpose
 
 

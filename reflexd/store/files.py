@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -88,14 +88,15 @@ class FileStore:
         return msgspec.convert(dict(row), File) if row is not None else None
 
     async def page(
-        self, tenant_id: str, limit: int, after: int | None, order: Order, purpose: str | None
+        self, tenant_id: str, limit: int, after: int | None, order: Order, purposes: Sequence[str]
     ) -> tuple[list[File], bool]:
-        """Return up to `limit` files behind the one with seq `after`; and whether more follow."""
+        """Return up to `limit` files of these purposes behind the one with seq `after`; and whether more follow."""
         sign, start = ("<", 1 << 62) if order == "desc" else (">", 0)
         rows = await self._database.rows(
-            f"SELECT * FROM files WHERE tenant_id = ? AND seq {sign} ? AND purpose = COALESCE(?, purpose) "  # noqa: S608
+            f"SELECT * FROM files WHERE tenant_id = ? AND seq {sign} ? "  # noqa: S608
+            f"AND purpose IN ({', '.join('?' * len(purposes))}) "
             f"AND COALESCE(expires_at, ?) > ? ORDER BY seq {order} LIMIT ?",
-            (tenant_id, start if after is None else after, purpose, 1 << 62, int(time.time()), limit + 1),
+            (tenant_id, start if after is None else after, *purposes, 1 << 62, int(time.time()), limit + 1),
         )
         return [msgspec.convert(dict(row), File) for row in rows[:limit]], len(rows) > limit
 

@@ -10,7 +10,7 @@ from litestar import Litestar
 from msgspec import Struct
 
 from reflexd.api.app import ROUTE_HANDLERS
-from reflexd.api.auth import PUBLIC
+from reflexd.api.auth import PUBLIC, scopes_of
 
 UNKNOWN = "ftjob-00000000-0000-7000-8000-000000000000"
 
@@ -20,7 +20,7 @@ class Route(Struct, frozen=True):
 
     method: str
     path: str
-    scope: str
+    scopes: tuple[str, ...]
 
     @property
     def example(self) -> str:
@@ -40,10 +40,10 @@ def _walk() -> list[Route]:
     for route in app.routes:
         handlers: Any = getattr(route, "route_handler_map", {})
         path = route.path_format.replace("{model:path}", "{model}")
-        found += [Route(method, path, handler.opt.get("scope", "admin")) for method, (handler, _) in handlers.items()]
+        found += [Route(method, path, scopes_of(handler)) for method, (handler, _) in handlers.items()]
     return sorted(found, key=lambda route: (route.path, route.method))
 
 
 ROUTES = _walk()
-CLOSED = [route for route in ROUTES if route.scope != PUBLIC]
-OPEN = [route for route in ROUTES if route.scope == PUBLIC]
+CLOSED = [route for route in ROUTES if PUBLIC not in route.scopes]
+OPEN = [route for route in ROUTES if PUBLIC in route.scopes]

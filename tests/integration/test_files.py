@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import ExitStack, closing
+
+import httpx2
 
 from reflexd.config import Files
 from tests.daemons import Daemon, wait_for
-from tests.integration.refusals import check_error
+from tests.integration.refusals import check_error, nothing_written
 from tests.integration.test_uploads import FORM, PATH, PURPOSE, arriving, form, part, upload
 from tests.integration.wire import connect, read_answer
 
@@ -32,3 +35,49 @@ def test_one_upload_too_many_is_refused_before_it_is_read(quiet: Daemon) -> None
     with quiet.http(secret) as http:
         for file in http.get(PATH).json()["data"]:
             http.delete(f"{PATH}/{file['id']}").raise_for_status()
+
+
+# --- scopes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_may_only_predict_has_all_that_a_batch_needs_and_nothing_else(quiet: Daemon) -> None:
+    scopes = {name: ("--tenant", "shop", "--scope", name) for name in ("train", "predict")}
+    keys = {name: quiet.create_key(f"shop-{name}", *words) for name, words in scopes.items()}
+    with quiet.http(keys["train"]) as trainer, quiet.http(keys["predict"]) as reader:
+        rows, mine = upload(trainer, b"{}")["id"], upload(reader, b"{}\n", "batch")["id"]
+        output = upload(trainer, b"{}", "batch")["id"]
+        with closing(sqlite3.connect(quiet.data_dir / "reflexd.db")) as database, database:
+            database.execute("UPDATE files SET purpose = 'batch_output' WHERE id = ?", (output,))
+        assert reader.get(f"{PATH}/{mine}/content").content == b"{}\n"
+        assert reader.get(f"{PATH}/{output}/content").content == b"{}"
+        batch = {"endpoint": "/v1/reflex/predict", "completion_window": "24h"}
+        made = reader.post("/v1/batches", json={**batch, "input_file_id": mine})
+        assert made.status_code == 200, made.text
+        path = f"/v1/batches/{made.json()['id']}"
+        wait_for(lambda: reader.get(path).json()["status"] == "failed", "nothing more is written for it")
+
+        def listed(http: httpx2.Client, **query: str) -> list[str]:
+            return [file["id"] for file in http.get(PATH, params=query).json()["data"]]
+
+        assert (listed(trainer), listed(reader)) == ([output, mine, rows], [output, mine])
+        assert (listed(trainer, purpose="fine-tune"), listed(reader, purpose="fine-tune")) == ([rows], [])
+        assert listed(reader, after=output, limit="1") == [mine]
+        assert listed(reader, purpose="batch") == [mine]
+        with nothing_written(quiet):
+            for method, path in (("GET", ""), ("GET", "/content"), ("DELETE", "")):
+                hidden, unknown = (reader.request(method, f"{PATH}/{name}{path}") for name in (rows, "file-unknown"))
+                assert (hidden.status_code, hidden.content) == (404, unknown.content)
+            hidden, unknown = (reader.get(PATH, params={"after": name}) for name in (rows, "file-unknown"))
+            assert (hidden.status_code, hidden.content) == (400, unknown.content)
+            hidden, unknown = (
+                reader.post("/v1/batches", json={**batch, "input_file_id": name}) for name in (rows, "file-unknown")
+            )
+            assert (hidden.status_code, hidden.content) == (404, unknown.content)
+            answer = reader.post(PATH, data={"purpose": "fine-tune"}, files={"file": ("a", b"{}")})
+            assert "scope train" in check_error(quiet, answer, 403, "insufficient_scope", "purpose")
+            answer = reader.post(PATH, files={"file": ("a", b"{}"), "purpose": (None, b"fine-tune")})
+            assert "scope train" in check_error(quiet, answer, 403, "insufficient_scope", "purpose")
+        for file_id in (mine, output):
+            reader.delete(f"{PATH}/{file_id}").raise_for_status()
+        assert listed(trainer) == [rows]
+        trainer.delete(f"{PATH}/{rows}").raise_for_status()

@@ -143,7 +143,7 @@ async def test_a_batch_expires_with_what_is_done(
     ended = await appliance.ended(made)
     assert (ended.status, ended.total, ended.completed, ended.failed) == ("expired", 21, 11, 1)
     made_files = (ended.output_file_id, ended.error_file_id)
-    files = [await appliance.files.get(key.tenant_id, each or "") for each in made_files]
+    files = [await appliance.files.get(key, each or "") for each in made_files]
     assert [file.purpose for file in files] == ["batch_output"] * 2
     assert [file.expires_at for file in files] == [int(appliance.now) + 30 * 86_400] * 2
     output, errors = (appliance.files.content(file).read_bytes().splitlines() for file in files)
@@ -189,7 +189,7 @@ async def test_the_files_of_a_batch_are_not_made_twice(
     ended = await appliance.ended(made)
     assert len(ends) == 2
     assert (ended.status, ended.output_file_id, ended.failed) == ("completed", None, 1), "the model is unknown"
-    found, _ = await appliance.store.files.page(key.tenant_id, 9, None, "asc", "batch_output")
+    found, _ = await appliance.store.files.page(key.tenant_id, 9, None, "asc", ["batch_output"])
     assert [(file.id, file.expires_at) for file in found] == [(ended.error_file_id, int(appliance.now) + 3600)]
 
 
