@@ -93,9 +93,9 @@ class FilesController(Controller):
         return Stream(_pieces(opened), media_type="application/octet-stream", headers=headers)
 
     @delete("/{file_id:str}", status_code=200)
-    async def remove(self, file_id: str, key: Key, files: FileService) -> Deleted:
+    async def remove(self, file_id: str, key: Key, files: FileService, retried: bool) -> Deleted:
         """Delete a file; a job that was made of it goes on."""
-        await files.delete(key, file_id)
+        await files.delete(key, file_id, retried=retried)
         return Deleted(id=file_id, object="file")
 
 

@@ -107,10 +107,18 @@ class FileService:
         """Return where a file's content lies for as long as the file is not deleted."""
         return self.blobs.path(file.sha256)
 
-    async def delete(self, key: Key, file_id: str) -> None:
-        """Delete a file; what has made a copy or a link of its content keeps that. Raises FileNotFound."""
+    async def delete(self, key: Key, file_id: str, *, retried: bool) -> None:
+        """Delete a file; what has made a copy or a link of its content keeps that. Raises FileNotFound.
+
+        One that went by an earlier sending of this request counts as deleted.
+        """
         async with self._lock:
-            await self.get(key, file_id)
+            try:
+                await self.get(key, file_id)
+            except FileNotFound:
+                if retried and await self._store.files.was_deleted(key.tenant_id, file_id, purposes_of(key)):
+                    return
+                raise
             file = await self._store.files.delete(key.tenant_id, file_id)
             if file is None:
                 raise FileNotFound

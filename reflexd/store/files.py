@@ -14,6 +14,9 @@ from reflexd.store.database import Database, Transaction
 
 Order = Literal["asc", "desc"]
 
+REMEMBERED_SECONDS = 3_600
+"""For how long a deleted file's id is known; the SDK sends a request again within minutes."""
+
 BLOCK_BYTES = 4_096
 """A file counts as many bytes at least: it takes a block of the disk, and a row here, however little it holds."""
 
@@ -105,19 +108,35 @@ class FileStore:
         return _taken(await self._database.row(_TAKEN, (BLOCK_BYTES, tenant_id)))
 
     async def delete(self, tenant_id: str, file_id: str) -> File | None:
-        """Forget a file and return it; None where the tenant has none of this id."""
+        """Delete a file and return it; None where the tenant has none of this id."""
 
         async def work(tx: Transaction) -> File | None:
             row = await tx.row("DELETE FROM files WHERE id = ? AND tenant_id = ? RETURNING *", (file_id, tenant_id))
-            return msgspec.convert(dict(row), File) if row is not None else None
+            if row is None:
+                return None
+            await tx.run(
+                "INSERT INTO deleted_files (tenant_id, id, purpose, deleted_at) VALUES (?, ?, ?, ?)",
+                (tenant_id, file_id, row["purpose"], int(time.time())),
+            )
+            return msgspec.convert(dict(row), File)
 
         return await self._database.write(work)
 
+    async def was_deleted(self, tenant_id: str, file_id: str, purposes: Sequence[str]) -> bool:
+        """Whether the tenant has deleted a file of this id and one of these purposes in the last hour."""
+        row = await self._database.row(
+            "SELECT purpose FROM deleted_files WHERE tenant_id = ? AND id = ? AND deleted_at > ?",
+            (tenant_id, file_id, int(time.time()) - REMEMBERED_SECONDS),
+        )
+        return row is not None and row["purpose"] in purposes
+
     async def delete_expired(self) -> set[str]:
-        """Forget the files whose time is over; return the hashes of their contents."""
+        """Forget the files whose time is over, and deleted ones after an hour; return the hashes of their contents."""
 
         async def work(tx: Transaction) -> set[str]:
-            rows = await tx.rows("DELETE FROM files WHERE expires_at <= ? RETURNING sha256", (int(time.time()),))
+            now = int(time.time())
+            await tx.run("DELETE FROM deleted_files WHERE deleted_at <= ?", (now - REMEMBERED_SECONDS,))
+            rows = await tx.rows("DELETE FROM files WHERE expires_at <= ? RETURNING sha256", (now,))
             return {row["sha256"] for row in rows}
 
         return await self._database.write(work)

@@ -37,6 +37,31 @@ def test_one_upload_too_many_is_refused_before_it_is_read(quiet: Daemon) -> None
             http.delete(f"{PATH}/{file['id']}").raise_for_status()
 
 
+# --- deletions ------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_plain_delete_is_a_404_and_a_retried_one_is_not(quiet: Daemon) -> None:
+    keys = [
+        quiet.create_key(f"deleting-{name}", "--tenant", "deleting", "--scope", name) for name in ("train", "predict")
+    ]
+    again = {"x-stainless-retry-count": "1"}
+    with quiet.http(keys[0]) as http, quiet.http(keys[1]) as reader, quiet.http(quiet.create_key("nosy")) as stranger:
+        rows, requests = upload(http, b"{}")["id"], upload(http, b"{}", "batch")["id"]
+        for file_id in (rows, requests):
+            first = http.delete(f"{PATH}/{file_id}")
+            assert first.status_code == 200
+            second = http.delete(f"{PATH}/{file_id}")
+            check_error(quiet, second, 404, "file_not_found", None)
+            with nothing_written(quiet):
+                retried = http.delete(f"{PATH}/{file_id}", headers=again)
+                assert (retried.status_code, retried.content) == (200, first.content)
+                unknown = http.delete(f"{PATH}/file-unknown", headers=again)
+                assert unknown.content == second.content, "a retry of nothing finds nothing"
+                assert stranger.delete(f"{PATH}/{file_id}", headers=again).content == second.content
+        assert reader.delete(f"{PATH}/{requests}", headers=again).status_code == 200
+        assert reader.delete(f"{PATH}/{rows}", headers=again).content == second.content, "it never saw that file"
+
+
 # --- scopes ---------------------------------------------------------------------------------------------------------
 
 

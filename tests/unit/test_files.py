@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflexd.config import Files
-from reflexd.errors import FilesFull, InvalidRequest, RateLimited, StorageFull
+from reflexd.errors import FileNotFound, FilesFull, InvalidRequest, RateLimited, StorageFull
 from reflexd.registry.blobs import Blobs
 from reflexd.service.files import FileService
 from reflexd.service.uploads import NAME_CHARS, Uploads, shown_name
@@ -59,6 +59,23 @@ async def test_expired_files_go_with_the_contents_that_no_other_has(cabinet: Cab
     (left,) = cabinet.folder.iterdir()
     assert left.read_text() == "shared"
     assert left.stat().st_mode & 0o222 == 0, "who has a link to it must not change it for the others"
+
+
+async def test_a_repeated_deletion_is_one_for_an_hour(cabinet: Cabinet, store: Store) -> None:
+    file_id = await cabinet.upload("gone")
+    await cabinet.files.delete(cabinet.key, file_id, retried=True)
+    await cabinet.files.delete(cabinet.key, file_id, retried=True)
+    await cabinet.files.delete_expired()
+    await cabinet.files.delete(cabinet.key, file_id, retried=True)
+
+    async def age(tx: Any) -> None:
+        await tx.run("UPDATE deleted_files SET deleted_at = deleted_at - 3600")
+
+    await store.database.write(age)
+    with pytest.raises(FileNotFound):
+        await cabinet.files.delete(cabinet.key, file_id, retried=True)
+    await cabinet.files.delete_expired()
+    assert await store.database.rows("SELECT * FROM deleted_files") == []
 
 
 async def test_what_has_arrived_counts_no_longer_once_it_is_discarded(cabinet: Cabinet) -> None:
@@ -130,7 +147,7 @@ async def test_a_tenants_files_have_a_bound_that_uploads_at_once_do_not_pass(cab
     assert {entry.name for entry in cabinet.folder.iterdir()} == {file.sha256 for file in made}
     with pytest.raises(FilesFull):
         await uploads.begin(cabinet.key.tenant_id)
-    await cabinet.files.delete(cabinet.key, made[0].id)
+    await cabinet.files.delete(cabinet.key, made[0].id, retried=False)
     await (await uploads.begin(cabinet.key.tenant_id)).discard()
 
 

@@ -16,4 +16,15 @@ CREATE INDEX files_of_tenant ON files (tenant_id, seq);
 CREATE INDEX files_of_content ON files (sha256);
 CREATE INDEX files_that_expire ON files (expires_at) WHERE expires_at IS NOT NULL;
 
+-- What was deleted in the last hour, for a DELETE that is sent again because its answer was lost.
+CREATE TABLE deleted_files (
+    tenant_id  TEXT NOT NULL REFERENCES tenants (id),
+    id         TEXT NOT NULL,
+    purpose    TEXT NOT NULL, -- says which keys may know of it
+    deleted_at INTEGER NOT NULL,
+    PRIMARY KEY (tenant_id, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX deleted_files_by_age ON deleted_files (deleted_at);
+
 ALTER TABLE jobs ADD COLUMN validation_file TEXT; -- a file's id as the request gave it; its rows lie in the run directory
