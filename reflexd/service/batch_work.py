@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -61,11 +61,13 @@ class Workplace(Struct, frozen=True, kw_only=True):
 class BatchWork:
     """The work on one batch; `step` is called until it says that nothing is left, and `close` at last."""
 
-    def __init__(self, place: Workplace, batch: Batch, given: BatchInput, results: BatchResults) -> None:
+    def __init__(
+        self, place: Workplace, batch: Batch, given: BatchInput, results: BatchResults, pins: Mapping[str, str]
+    ) -> None:
         self._place = place
         self._batch = batch
         self._input, self._results = given, results
-        self._plans = PinnedPlans(place.store.models, batch.pins)
+        self._plans = PinnedPlans(place.store.models, pins)
         self._chunk_rows = FIRST_CHUNK_ROWS
         self._next: list[Line] = []
         """Lines that were read and are not answered."""
@@ -78,10 +80,10 @@ class BatchWork:
     @classmethod
     async def open(cls, place: Workplace, batch: Batch) -> BatchWork:
         """Open a batch's files, and go to the first row that is not done; raises OSError."""
-        return await asyncio.to_thread(cls._open, place, batch)
+        return await asyncio.to_thread(cls._open, place, batch, await place.store.batches.pins(batch.id))
 
     @classmethod
-    def _open(cls, place: Workplace, batch: Batch) -> BatchWork:
+    def _open(cls, place: Workplace, batch: Batch, pins: Mapping[str, str]) -> BatchWork:
         given = _input(place, batch)
         try:
             results = BatchResults(place.folder / batch.id)
@@ -89,7 +91,7 @@ class BatchWork:
         except BaseException:
             given.close()
             raise
-        return cls(place, batch, given, results)
+        return cls(place, batch, given, results, pins)
 
     def close(self) -> None:
         """Close the files."""
@@ -119,7 +121,7 @@ class BatchWork:
         """Start a queued batch; one of a file only after all of its lines are checked. Return whether it has ended."""
         batch, store = self._batch, self._place.store
         if batch.kind == "reflex":
-            await store.batches.begin(batch.id, batch.total, batch.pins)
+            await store.batches.begin(batch.id, batch.total)
             return False
         lines = await asyncio.to_thread(self._input.take, CHECKED_LINES, CHUNK_BYTES)
         self._checked += len(lines)

@@ -66,6 +66,16 @@ class CreateBatch(Struct, kw_only=True):
     output_expires_after: OutputExpiry | None = None
 
 
+class Admitted(Struct, frozen=True):
+    """A batch that may be stored."""
+
+    batch: Batch
+    pins: dict[str, str]
+    """For each model that its rows name the id of a version, where they have been read."""
+    write: Callable[[], None]
+    """Writes its rows; raises OSError."""
+
+
 class BatchService:
     """Batches of tenants."""
 
@@ -86,7 +96,7 @@ class BatchService:
         """
         questions, large = self._predictions.questions, len(body) > CHECKED_IN_THREAD_BYTES
 
-        async def admit() -> tuple[Batch, Callable[[str], None]]:
+        async def admit() -> Admitted:
             given = (
                 await asyncio.to_thread(read_upload, body, questions, self._limits.rows)
                 if large
@@ -97,17 +107,17 @@ class BatchService:
             batch = msgspec.structs.replace(
                 batch,
                 options={"fields": request.fields, "long_text": request.long_text},
-                pins=await self._pin(key, given),
                 total=len(given.lines),
             )
-            return batch, lambda batch_id: batches.create(self._folder, batch_id, given.lines)
+            pins = await self._pin(key, given)
+            return Admitted(batch, pins, lambda: batches.create(self._folder, batch.id, given.lines))
 
         return await self._take(key, body, repeat, admit)
 
     async def create(self, key: Key, body: bytes, repeat: Repeat) -> Batch:
         """Take the requests of an uploaded file; what is wrong with its lines is told by the batch."""
 
-        async def admit() -> tuple[Batch, Callable[[str], None]]:
+        async def admit() -> Admitted:
             request = decode(body, CreateBatch)
             file = await self._input(key, request.input_file_id)
             batch = self._new(key, "openai", "batch_", WINDOW_SECONDS, ENDPOINT)
@@ -119,7 +129,7 @@ class BatchService:
                 output_seconds=None if expiry is None else expiry.seconds,
             )
             blobs = self._files.blobs
-            return batch, lambda batch_id: batches.create_linked(self._folder, batch_id, blobs, file.sha256)
+            return Admitted(batch, {}, lambda: batches.create_linked(self._folder, batch.id, blobs, file.sha256))
 
         return await self._take(key, body, repeat, admit)
 
@@ -175,10 +185,8 @@ class BatchService:
         for batch_id in gone:
             await asyncio.to_thread(batches.discard, self._folder, batch_id)
 
-    async def _take(
-        self, key: Key, body: bytes, repeat: Repeat, admit: Callable[[], Awaitable[tuple[Batch, Callable[[str], None]]]]
-    ) -> Batch:
-        """Store the batch that `admit` returns, after its rows, which the function beside it writes; in that order."""
+    async def _take(self, key: Key, body: bytes, repeat: Repeat, admit: Callable[[], Awaitable[Admitted]]) -> Batch:
+        """Store the batch that `admit` returns, after its rows."""
         token = repeat.idempotency_key
         if token is not None and not 1 <= len(token) <= MAX_IDEMPOTENCY_KEY:
             raise InvalidRequest(
@@ -188,12 +196,12 @@ class BatchService:
         sha256 = await asyncio.to_thread(_sha256, body) if large else _sha256(body)
         # In the order of arrival: the retry of a request that is still being admitted must find its batch.
         async with self._turns.setdefault((key.id, token or sha256), asyncio.Lock()):
-            batch, write = await admit()
-            batch = msgspec.structs.replace(batch, idempotency_key=token, body_sha256=sha256)
+            admitted = await admit()
+            batch = msgspec.structs.replace(admitted.batch, idempotency_key=token, body_sha256=sha256)
             if earlier := await self._store.batches.earlier(batch, repeat.retried):
                 return earlier
             try:
-                await asyncio.to_thread(write, batch.id)
+                await asyncio.to_thread(admitted.write)
             except FileNotFoundError as error:
                 raise FileNotFound(param="input_file_id") from error  # it was deleted just now
             except OSError as error:
@@ -201,7 +209,7 @@ class BatchService:
             stored = None
             try:
                 most = self._limits.unfinished_per_key
-                stored = await self._store.batches.insert(batch, most, retried=repeat.retried)
+                stored = await self._store.batches.insert(batch, most, pins=admitted.pins, retried=repeat.retried)
             finally:
                 if stored is None or stored.id != batch.id:
                     await self._discard_unless_stored(batch.id)

@@ -46,7 +46,7 @@ class BatchError(Struct, frozen=True):
 
 
 class Batch(Struct, frozen=True, kw_only=True):
-    """A row of `batches`; times are unix seconds."""
+    """A row of `batches` without its pins, which may be many; times are unix seconds."""
 
     seq: int = 0
     id: str
@@ -60,7 +60,6 @@ class Batch(Struct, frozen=True, kw_only=True):
     output_file_id: str | None = None
     error_file_id: str | None = None
     output_seconds: int | None = None
-    pins: dict[str, str] = {}
     total: int = 0
     completed: int = 0
     failed: int = 0
@@ -85,7 +84,9 @@ class Unfinished(Struct, frozen=True):
     expires_at: int
 
 
-_JSON = ("options", "pins", "errors", "metadata")
+_JSON = ("options", "errors", "metadata")
+_COLUMNS = ", ".join(Batch.__struct_fields__)
+_decode_pins = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class BatchStore:
@@ -95,16 +96,21 @@ class BatchStore:
         self._database = database
         self._signals = signals
 
-    async def insert(self, batch: Batch, most: int, *, retried: bool = False) -> Batch | None:
+    async def insert(
+        self, batch: Batch, most: int, *, pins: Mapping[str, str] | None = None, retried: bool = False
+    ) -> Batch | None:
         """Insert a queued batch, whose rows are durable already; None where its key has `most` that have not ended.
 
+        `pins` holds for each model that its rows name the id of a version, where its rows have been read already.
         Returns the batch that an earlier sending of the same request made, where there is one.
         """
         columns: dict[str, Any] = msgspec.to_builtins(batch)
         del columns["seq"]
         for name in _JSON:
             columns[name] = None if columns[name] is None else encode_json(columns[name])
-        sql = f"INSERT INTO batches ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) RETURNING *"  # noqa: S608
+        columns["pins"] = encode_json(pins or {})
+        names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+        sql = f"INSERT INTO batches ({names}) VALUES ({marks}) RETURNING {_COLUMNS}"  # noqa: S608
 
         async def work(tx: Transaction) -> Batch | None:
             if earlier := await _earlier(tx, batch, retried):
@@ -124,20 +130,26 @@ class BatchStore:
 
     async def get(self, batch_id: str, tenant_id: str | None = None, kind: Kind | None = None) -> Batch | None:
         """Return a batch; None where it does not exist, or is another tenant's or of another kind than asked for."""
-        row = await self._database.row("SELECT * FROM batches WHERE id = ?", (batch_id,))
+        row = await self._database.row(f"SELECT {_COLUMNS} FROM batches WHERE id = ?", (batch_id,))  # noqa: S608
         if row is None or tenant_id not in (None, row["tenant_id"]) or kind not in (None, row["kind"]):
             return None
         return _batch(row)
 
     async def status(self, batch_id: str) -> str | None:
-        """Return a batch's status alone: its pins may be many."""
+        """Return a batch's status; None where there is no such batch."""
         row = await self._database.row("SELECT status FROM batches WHERE id = ?", (batch_id,))
         return None if row is None else row["status"]
+
+    async def pins(self, batch_id: str) -> dict[str, str]:
+        """Return for each model that a batch names the id of the version that it meant at the start."""
+        row = await self._database.row("SELECT pins FROM batches WHERE id = ?", (batch_id,))
+        return {} if row is None else _decode_pins(row["pins"])
 
     async def page(self, tenant_id: str, kind: Kind, limit: int, before: int | None) -> tuple[list[Batch], bool]:
         """Return up to `limit` batches, newest first, with a smaller seq than `before`; and whether more follow."""
         rows = await self._database.rows(
-            "SELECT * FROM batches WHERE tenant_id = ? AND kind = ? AND seq < ? ORDER BY seq DESC LIMIT ?",
+            f"SELECT {_COLUMNS} FROM batches WHERE tenant_id = ? AND kind = ? AND seq < ? "  # noqa: S608
+            "ORDER BY seq DESC LIMIT ?",
             (tenant_id, kind, 1 << 62 if before is None else before, limit + 1),
         )
         return [_batch(row) for row in rows[:limit]], len(rows) > limit
@@ -149,14 +161,11 @@ class BatchStore:
         )
         return [msgspec.convert(dict(row), Unfinished) for row in rows]
 
-    async def begin(self, batch_id: str, total: int, pins: Mapping[str, str]) -> None:
-        """Let the work on a queued batch begin: its rows are counted and its models known."""
-        change = {
-            "status": "in_progress",
-            "in_progress_at": int(time.time()),
-            "total": total,
-            "pins": encode_json(pins),
-        }
+    async def begin(self, batch_id: str, total: int, pins: Mapping[str, str] | None = None) -> None:
+        """Let the work on a queued batch begin: its rows are counted and its models known, by now if not before."""
+        change: dict[str, Any] = {"status": "in_progress", "in_progress_at": int(time.time()), "total": total}
+        if pins is not None:
+            change["pins"] = encode_json(pins)
         await self._change(batch_id, ("queued",), change)
 
     async def count(self, batch_id: str, completed: int, failed: int) -> None:
@@ -192,10 +201,10 @@ class BatchStore:
 
         async def work(tx: Transaction) -> Batch | None:
             row = await tx.row(
-                "UPDATE batches SET status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE ? END, "
+                "UPDATE batches SET status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE ? END, "  # noqa: S608
                 "finished_at = ?, completed = COALESCE(?, completed), failed = COALESCE(?, failed), "
                 "output_file_id = ?, error_file_id = ?, errors = ? "
-                "WHERE id = ? AND finished_at IS NULL RETURNING *",
+                f"WHERE id = ? AND finished_at IS NULL RETURNING {_COLUMNS}",
                 (
                     end,
                     int(time.time()),
@@ -232,7 +241,7 @@ class BatchStore:
         self, batch_id: str, allowed: Sequence[str], change: dict[str, Any], *topics: str
     ) -> Batch | None:
         sets, marks = ", ".join(f"{name} = ?" for name in change), ", ".join("?" * len(allowed))
-        sql = f"UPDATE batches SET {sets} WHERE id = ? AND status IN ({marks}) RETURNING *"  # noqa: S608
+        sql = f"UPDATE batches SET {sets} WHERE id = ? AND status IN ({marks}) RETURNING {_COLUMNS}"  # noqa: S608
 
         async def work(tx: Transaction) -> Batch | None:
             row = await tx.row(sql, (*change.values(), batch_id, *allowed))
@@ -248,7 +257,8 @@ async def _earlier(tx: Transaction | Database, batch: Batch, retried: bool) -> B
     """
     if batch.idempotency_key is not None:
         row = await tx.row(
-            "SELECT * FROM batches WHERE key_id = ? AND idempotency_key = ? AND kind = ? AND created_at > ? "
+            f"SELECT {_COLUMNS} FROM batches WHERE key_id = ? AND idempotency_key = ? AND kind = ? "  # noqa: S608
+            "AND created_at > ? "
             "ORDER BY seq DESC LIMIT 1",
             (batch.key_id, batch.idempotency_key, batch.kind, batch.created_at - IDEMPOTENT_SECONDS),
         )
@@ -257,7 +267,8 @@ async def _earlier(tx: Transaction | Database, batch: Batch, retried: bool) -> B
     elif retried:
         row = await tx.row(
             # What has ended without answers since is not what the retry asks for.
-            "SELECT * FROM batches WHERE key_id = ? AND body_sha256 = ? AND kind = ? AND created_at > ? "
+            f"SELECT {_COLUMNS} FROM batches WHERE key_id = ? AND body_sha256 = ? AND kind = ? "  # noqa: S608
+            "AND created_at > ? "
             "AND status NOT IN ('failed', 'cancelling', 'cancelled', 'expired') ORDER BY seq DESC LIMIT 1",
             (batch.key_id, batch.body_sha256, batch.kind, batch.created_at - RETRY_SECONDS),
         )

@@ -14,8 +14,6 @@ CREATE TABLE batches (
     output_file_id  TEXT,
     error_file_id   TEXT,
     output_seconds  INTEGER,          -- how long the output files are kept; NULL: as long as any file
-    pins            TEXT NOT NULL DEFAULT '{}', -- JSON object: for each named model the version that it meant at the
-                                                -- start, by the name of its directory: a name@version may be shadowed
     total           INTEGER NOT NULL DEFAULT 0,
     completed       INTEGER NOT NULL DEFAULT 0,
     failed          INTEGER NOT NULL DEFAULT 0,
@@ -28,7 +26,10 @@ CREATE TABLE batches (
     finalizing_at   INTEGER,
     cancelling_at   INTEGER,
     finished_at     INTEGER,
-    expires_at      INTEGER NOT NULL
+    expires_at      INTEGER NOT NULL,
+    pins            TEXT NOT NULL DEFAULT '{}'  -- JSON object: for each named model the version that it meant at the
+                                                -- start, by the name of its directory: a name@version may be shadowed;
+                                                -- the last column, so that what is read of the others need not pass it
 ) STRICT;
 
 CREATE INDEX batches_of_tenant ON batches (tenant_id, kind, seq);
