@@ -96,34 +96,29 @@ class BatchService:
         """
         questions, large = self._predictions.questions, len(body) > CHECKED_IN_THREAD_BYTES
 
-        async def admit() -> Admitted:
+        async def admit(new: Batch) -> Admitted:
             given = (
                 await asyncio.to_thread(read_upload, body, questions, self._limits.rows)
                 if large
                 else read_upload(body, questions, self._limits.rows)
             )
-            request = given.request
-            batch = self._new(key, "reflex", "rbatch-", PATIENCE_SECONDS, "/v1/reflex/asynchronous_batches")
-            batch = msgspec.structs.replace(
-                batch,
-                options={"fields": request.fields, "long_text": request.long_text},
-                total=len(given.lines),
-            )
+            options = {"fields": given.request.fields, "long_text": given.request.long_text}
+            batch = msgspec.structs.replace(new, options=options, total=len(given.lines))
             pins = await self._pin(key, given)
             return Admitted(batch, pins, lambda: batches.create(self._folder, batch.id, given.lines))
 
-        return await self._take(key, body, repeat, admit)
+        new = self._new(key, "reflex", "rbatch-", PATIENCE_SECONDS, "/v1/reflex/asynchronous_batches")
+        return await self._take(new, body, repeat, admit)
 
     async def create(self, key: Key, body: bytes, repeat: Repeat) -> Batch:
         """Take the requests of an uploaded file; what is wrong with its lines is told by the batch."""
 
-        async def admit() -> Admitted:
+        async def admit(new: Batch) -> Admitted:
             request = decode(body, CreateBatch)
             file = await self._input(key, request.input_file_id)
-            batch = self._new(key, "openai", "batch_", WINDOW_SECONDS, ENDPOINT)
             expiry = request.output_expires_after
             batch = msgspec.structs.replace(
-                batch,
+                new,
                 input_file_id=file.id,
                 metadata=request.metadata,
                 output_seconds=None if expiry is None else expiry.seconds,
@@ -131,7 +126,7 @@ class BatchService:
             blobs = self._files.blobs
             return Admitted(batch, {}, lambda: batches.create_linked(self._folder, batch.id, blobs, file.sha256))
 
-        return await self._take(key, body, repeat, admit)
+        return await self._take(self._new(key, "openai", "batch_", WINDOW_SECONDS, ENDPOINT), body, repeat, admit)
 
     async def get(self, key: Key, batch_id: str, kind: Kind) -> Batch:
         """Return a batch of the key's tenant."""
@@ -185,8 +180,10 @@ class BatchService:
         for batch_id in gone:
             await asyncio.to_thread(batches.discard, self._folder, batch_id)
 
-    async def _take(self, key: Key, body: bytes, repeat: Repeat, admit: Callable[[], Awaitable[Admitted]]) -> Batch:
-        """Store the batch that `admit` returns, after its rows."""
+    async def _take(
+        self, new: Batch, body: bytes, repeat: Repeat, admit: Callable[[Batch], Awaitable[Admitted]]
+    ) -> Batch:
+        """Store what `admit` makes of a new batch, after its rows; one that the same request has made stands for it."""
         token = repeat.idempotency_key
         if token is not None and not 1 <= len(token) <= MAX_IDEMPOTENCY_KEY:
             raise InvalidRequest(
@@ -195,11 +192,13 @@ class BatchService:
         large = len(body) > CHECKED_IN_THREAD_BYTES
         sha256 = await asyncio.to_thread(_sha256, body) if large else _sha256(body)
         # In the order of arrival: the retry of a request that is still being admitted must find its batch.
-        async with self._turns.setdefault((key.id, token or sha256), asyncio.Lock()):
-            admitted = await admit()
-            batch = msgspec.structs.replace(admitted.batch, idempotency_key=token, body_sha256=sha256)
-            if earlier := await self._store.batches.earlier(batch, repeat.retried):
+        async with self._turns.setdefault((new.key_id, token or sha256), asyncio.Lock()):
+            new = msgspec.structs.replace(new, idempotency_key=token, body_sha256=sha256)
+            # First of all: what the request names may have been deleted since it made its batch.
+            if earlier := await self._store.batches.earlier(new, repeat.retried):
                 return earlier
+            admitted = await admit(new)
+            batch = admitted.batch
             try:
                 await asyncio.to_thread(admitted.write)
             except FileNotFoundError as error:
