@@ -167,6 +167,7 @@ class Batches(Section, frozen=True):
 
     rows: Count = 10_000
     lines: Count = 50_000
+    models: Count = 10_000
     unfinished_per_key: Count = 100
     keep_days: Count = 30
 

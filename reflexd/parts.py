@@ -81,7 +81,7 @@ class Parts:
                 predictions=predictions,
                 files=files,
                 folder=self._directory.batches,
-                most_lines=self._config.batches.lines,
+                limits=self._config.batches,
                 clock=time.time,
             )
         )

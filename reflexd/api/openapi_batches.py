@@ -20,6 +20,7 @@ from reflexd.errors import (
     ModelNotReady,
     RateLimited,
     RouteNotFound,
+    TooManyModels,
 )
 from reflexd.schemas.batches import Batch, ReflexBatch, RequestCounts, UploadRequest
 from reflexd.schemas.openai import Page
@@ -107,6 +108,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             *STORED,
             *BODY,
             InvalidRequest("Expected `array`, got `str` (in model)", param="requests[3].model"),
+            TooManyModels(param="requests[3].model"),
             IdempotencyKeyReused(),
             ModelNotFound(param="requests[0].model"),
             ModelNotReady(param="requests[0].model"),

@@ -14,6 +14,12 @@ class NamedFileNotFound(InvalidRequest):
     code = "file_not_found"
 
 
+class TooManyModels(InvalidRequest):
+    """The batch names more different models than [batches] models allows: send it in parts."""
+
+    code = "too_many_models"
+
+
 class FileTooLarge(InvalidRequest):
     """The file is larger than [files] max_bytes allows."""
 

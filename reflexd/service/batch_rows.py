@@ -6,8 +6,8 @@ file is checked as an envelope only: its body is a predict request, and a bad on
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -21,6 +21,7 @@ from reflexd.service.rendering import encode
 from reflexd.store.batches import BatchError
 
 MAX_CUSTOM_ID = 256
+DIGEST_BYTES = 16
 TEXT_ERRORS: dict[str | None, type[InvalidRequest]] = {
     kind.code: kind for kind in (InvalidRequest, InvalidJSON, ContextLengthExceeded)
 }
@@ -104,13 +105,14 @@ def read_lines(lines: Sequence[Line]) -> list[GivenLine]:
     return [_decode_line(line.content) for line in lines]
 
 
-def check_lines(lines: Sequence[Line], seen: set[str]) -> tuple[list[BatchError], set[str]]:
-    """Return what is wrong with lines of an input file, and the models that their bodies name.
+def check_lines(lines: Sequence[Line], seen: set[bytes], most_names: int) -> tuple[list[BatchError], dict[str, int]]:
+    """Return what is wrong with lines of an input file, and for each model that their bodies name the first that does.
 
-    `seen` holds the custom_ids of the lines before, and gets those of these.
+    `seen` holds digests of the custom_ids of the lines before, and gets those of these. A body that names more than
+    `most_names` models is refused when it is asked, and so they are not looked for.
     """
     errors: list[BatchError] = []
-    names: set[str] = set()
+    names: dict[str, int] = {}
     for line in lines:
         try:
             if line.too_long:
@@ -120,7 +122,9 @@ def check_lines(lines: Sequence[Line], seen: set[str]) -> tuple[list[BatchError]
         except _Wrong as wrong:
             errors.append(BatchError(wrong.code, wrong.message, line.number, wrong.param))
         else:
-            names |= _named(given.body)
+            named = _named(given.body)
+            for name in named if len(named) <= most_names else ():
+                names.setdefault(name, line.number)
     return errors, names
 
 
@@ -140,23 +144,28 @@ def _read(content: bytes) -> GivenLine:
         raise _Wrong("invalid_json_line", "This line is not valid JSON", None) from error
 
 
-def _check(given: GivenLine, seen: set[str]) -> None:
+def digest(text: str) -> bytes:
+    """Return what stands for a text of any length where very many are remembered."""
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def _check(given: GivenLine, seen: set[bytes]) -> None:
     if not 1 <= len(given.custom_id) <= MAX_CUSTOM_ID:
         raise _Wrong("invalid_value", f"custom_id must have 1 to {MAX_CUSTOM_ID} characters", "custom_id")
-    if given.custom_id in seen:
+    if (known := digest(given.custom_id)) in seen:
         raise _Wrong("duplicate_custom_id", "An earlier line has this custom_id already", "custom_id")
-    seen.add(given.custom_id)
+    seen.add(known)
     if given.method != "POST":
         raise _Wrong("invalid_method", "method must be POST", "method")
     if given.url != ENDPOINT:
         raise _Wrong("invalid_url", f"url must be the batch's endpoint, {ENDPOINT}", "url")
 
 
-def _named(body: Raw) -> set[str]:
+def _named(body: Raw) -> list[str]:
     """Return the models that a predict request names; none where it is no good one, which is told when it is asked."""
     try:
         found = _decode_naming(memoryview(body))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return set()
-    names: Any = found.models if isinstance(found.models, list) else []
-    return {*names, found.model} if isinstance(found.model, str) else set(names)
+        return []
+    names = found.models if isinstance(found.models, list) else []
+    return [*names, found.model] if isinstance(found.model, str) else names

@@ -16,10 +16,11 @@ import msgspec
 from msgspec import Struct
 
 from reflexd import observability
-from reflexd.errors import ModelNotFound, ModelNotReady, ReflexError
+from reflexd.config import Batches
+from reflexd.errors import ModelNotFound, ModelNotReady, ReflexError, TooManyModels
 from reflexd.registry.batches import BatchInput, BatchResults, Line, split_results
 from reflexd.registry.blobs import Incoming
-from reflexd.service.batch_rows import GivenLine, WaitingRow, check_lines, read_lines
+from reflexd.service.batch_rows import GivenLine, WaitingRow, check_lines, digest, read_lines
 from reflexd.service.files import FileService
 from reflexd.service.plans import Asked, PinnedPlans
 from reflexd.service.predictions import PredictionService
@@ -53,8 +54,7 @@ class Workplace(Struct, frozen=True, kw_only=True):
     files: FileService
     folder: Path
     """With a folder for each batch."""
-    most_lines: int
-    """Of an input file."""
+    limits: Batches
     clock: Callable[[], float]
 
 
@@ -71,8 +71,10 @@ class BatchWork:
         self._chunk_rows = FIRST_CHUNK_ROWS
         self._next: list[Line] = []
         """Lines that were read and are not answered."""
-        self._checked, self._seen, self._errors = 0, set[str](), list[BatchError]()
-        self._pins: dict[str, str] = {}
+        self._checked, self._seen, self._errors = 0, set[bytes](), list[BatchError]()
+        """How many lines, the digests of their custom_ids, and what is wrong with them."""
+        self._pins, self._unknown = dict[str, str](), set[bytes]()
+        """For each model that they name the id of its version; of names that mean none, which may be long, digests."""
         self._counted_at = 0.0
         self._places = asyncio.Semaphore(2 * place.predictions.threads)
         """For requests under way: enough to keep the predictor busy, and no more than a batch of rows has, or about."""
@@ -125,14 +127,16 @@ class BatchWork:
             return False
         lines = await asyncio.to_thread(self._input.take, CHECKED_LINES, CHUNK_BYTES)
         self._checked += len(lines)
-        errors, names = await asyncio.to_thread(check_lines, lines, self._seen)
+        most_names = self._place.predictions.questions.most_models
+        errors, names = await asyncio.to_thread(check_lines, lines, self._seen, most_names)
         self._errors += errors
-        if self._checked > self._place.most_lines:
-            said = f"A batch can have {self._place.most_lines} requests at most"
-            self._errors.insert(0, BatchError("too_many_tasks", said))
+        most = self._place.limits.lines
+        if self._checked > most:
+            self._errors.insert(0, BatchError("too_many_tasks", f"A batch can have {most} requests at most"))
         elif lines and len(self._errors) < ERRORS_TOLD:
-            await self._pin(names)
-            return False
+            if (line := await self._pin(names)) is None:
+                return False
+            self._errors.append(BatchError(TooManyModels.code, TooManyModels().message, line, "body"))
         elif not self._checked:
             self._errors.append(BatchError("empty_file", "The input file holds no request"))
         if self._errors:
@@ -141,19 +145,26 @@ class BatchWork:
         await store.batches.begin(batch.id, self._checked, self._pins)
         self._plans = PinnedPlans(store.models, self._pins)
         self._seen.clear()
+        self._unknown.clear()
         self._input.close()
         self._input = await asyncio.to_thread(_input, self._place, batch)
         return False
 
-    async def _pin(self, names: set[str]) -> None:
-        for name in names - self._pins.keys():
+    async def _pin(self, names: Mapping[str, int]) -> int | None:
+        """Keep what these names mean now; return the line of the first that is one too many."""
+        for name, line in names.items():
+            if name in self._pins or (known := digest(name)) in self._unknown:
+                continue
+            if len(self._pins) + len(self._unknown) >= self._place.limits.models:
+                return line
             try:
                 version = await self._place.predictions.plans.resolve(self._batch.tenant_id, name)
                 self._pins[name] = version.id
             except ModelNotReady:
                 self._pins[name] = ""
             except ModelNotFound:
-                pass
+                self._unknown.add(known)
+        return None
 
     # --- the rows ---------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from reflexd.errors import (
     InvalidRequest,
     RateLimited,
     StorageFull,
+    TooManyModels,
 )
 from reflexd.registry import batches
 from reflexd.schemas.batches import ENDPOINT
@@ -230,6 +231,8 @@ class BatchService:
             for name in names:
                 if name not in pins:
                     param = f"requests[{number}].model"
+                    if len(pins) >= self._limits.models:
+                        raise TooManyModels(param=param)
                     version = await self._predictions.plans.resolve(key.tenant_id, name, param)
                     pins[name], sizes[name] = version.id, shape.size(version)
             self._predictions.questions.check_values(sum(sizes[name] for name in names))

@@ -50,6 +50,8 @@ class Questions:
         self._limits = limits
         self.most_bytes = BYTES_PER_CHAR * limits.text_chars + limits.models * BYTES_PER_NAME
         """Of a predict request's body."""
+        self.most_models = limits.models
+        """That a predict request or a row may name."""
 
     async def read(self, body: bytes | memoryview, tenant_id: str, plans: Planner) -> Question:
         """Return what a PredictRequest asks; raises the contract's errors, naming the field."""

@@ -73,7 +73,7 @@ class Appliance:
             predictions=self.predictions,
             files=self.files,
             folder=self.folder,
-            most_lines=limits.lines,
+            limits=limits,
             clock=lambda: self.now,
         )
         self._running: list[tuple[BatchRunner, asyncio.Task[None]]] = []
