@@ -13,7 +13,7 @@ import structlog
 
 from reflexd.errors import CannotStartNow, StartupError
 from reflexd.hookspecs import DefaultReflex
-from reflexd.registry import artifacts, backbones
+from reflexd.registry import artifacts, backbones, batches
 from reflexd.registry.artifacts import DamagedArtifact
 from reflexd.registry.data_directory import DataDirectory
 from reflexd.registry.files import purge, sweep, write_durably
@@ -105,7 +105,7 @@ async def adopt_defaults(store: Store, defaults: Mapping[str, DefaultReflex], di
 
 
 async def recover(store: Store, directory: DataDirectory) -> None:
-    """Queue interrupted jobs again, remove what is half made, put aside what the database does not know."""
+    """Queue interrupted jobs again, remove what is half made or useless, put aside what the database does not know."""
     interrupted = await store.jobs.recover()
     await asyncio.to_thread(backbones.sweep, directory.backbones)
     aside = directory.root / "swept"
@@ -113,15 +113,17 @@ async def recover(store: Store, directory: DataDirectory) -> None:
     models = await asyncio.to_thread(sweep, directory.models, store.models.ids(), aside)
     orphans = await asyncio.to_thread(sweep, directory.runs, await store.jobs.live_ids(), aside)
     files = await asyncio.to_thread(sweep, directory.files, await store.files.contents(), aside)
-    batches = await asyncio.to_thread(sweep, directory.batches, await store.batches.ids(), aside)
-    if interrupted or models or orphans or files or batches:
+    unknown = await asyncio.to_thread(sweep, directory.batches, await store.batches.ids(), aside)
+    for batch_id, copied in (await store.batches.ended()).items():
+        await asyncio.to_thread(batches.tidy, directory.batches, batch_id, copied=copied)
+    if interrupted or models or orphans or files or unknown:
         log.info(
             "recovered",
             requeued=len(interrupted),
             models_aside=len(models),
             runs_aside=len(orphans),
             files_aside=len(files),
-            batches_aside=len(batches),
+            batches_aside=len(unknown),
         )
 
 

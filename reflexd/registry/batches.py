@@ -2,6 +2,8 @@
 
 batches/<batch id>/input.jsonl    written, or linked to an uploaded file, before the batch's row commits
                    results.jsonl  appended and synced; its whole lines say which rows are done
+
+Once the batch has ended the rows go, and so do results that were copied to files.
 """
 
 from __future__ import annotations
@@ -55,6 +57,17 @@ def create_linked(batches_dir: Path, batch_id: str, blobs: Blobs, sha256: str) -
 def discard(batches_dir: Path, batch_id: str) -> None:
     """Remove a batch's folder, if there is one."""
     remove_directory(batches_dir / batch_id)
+
+
+def tidy(batches_dir: Path, batch_id: str, *, copied: bool) -> None:
+    """Remove what nobody reads of a batch that has ended: its rows, and its results where files hold copies of them.
+
+    Its rows would else keep an uploaded file on the disk that is deleted and that nobody counts.
+    """
+    if copied:
+        discard(batches_dir, batch_id)
+    else:
+        (batches_dir / batch_id / INPUT).unlink(missing_ok=True)
 
 
 class BatchInput:

@@ -138,7 +138,7 @@ class BatchRunner:
         log.error("batch failed", batch=batch_id, exc_info=error)
         told = BatchError("internal_error", "The daemon could not go on with this batch; its log says why")
         try:
-            await self._place.store.batches.end(batch_id, "failed", errors=[told])
+            await self._place.tidy(await self._place.store.batches.end(batch_id, "failed", errors=[told]))
         except Exception as second:
             log.error("batch given up until the next start", batch=batch_id, exc_info=second)
             self._given_up.add(batch_id)

@@ -8,6 +8,7 @@ the next one goes on with the next row: none is answered twice, and none is lost
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from msgspec import Struct
 from reflexd import observability
 from reflexd.config import Batches
 from reflexd.errors import ModelNotFound, ModelNotReady, ReflexError, TooManyModels
-from reflexd.registry.batches import BatchInput, BatchResults, Line, split_results
+from reflexd.registry.batches import BatchInput, BatchResults, Line, split_results, tidy
 from reflexd.registry.blobs import Incoming
 from reflexd.service.batch_rows import GivenLine, WaitingRow, check_lines, digest, read_lines
 from reflexd.service.files import FileService
@@ -56,6 +57,12 @@ class Workplace(Struct, frozen=True, kw_only=True):
     """With a folder for each batch."""
     limits: Batches
     clock: Callable[[], float]
+
+    async def tidy(self, ended: Batch | None) -> None:
+        """Remove what nobody reads of a batch that has just ended."""
+        if ended is not None:
+            with contextlib.suppress(OSError):  # what stays behind is removed at the next start
+                await asyncio.to_thread(tidy, self.folder, ended.id, copied=ended.copied)
 
 
 class BatchWork:
@@ -250,7 +257,7 @@ class BatchWork:
                 await store.batches.finalize(batch.id)
             if results.done:
                 output, error = await self._make_files()
-        await store.batches.end(
+        ended = await store.batches.end(
             batch.id,
             end,
             completed=results.completed,
@@ -259,6 +266,7 @@ class BatchWork:
             error_file_id=error,
             errors=errors,
         )
+        await self._place.tidy(ended)
 
     async def _make_files(self) -> tuple[str | None, str | None]:
         """Return the ids of the files with the answers and with what failed; None where there is nothing of a kind."""

@@ -74,6 +74,11 @@ class Batch(Struct, frozen=True, kw_only=True):
     finished_at: int | None = None
     expires_at: int
 
+    @property
+    def copied(self) -> bool:
+        """Whether files hold what came of its rows, so that its own folder is of no use."""
+        return self.output_file_id is not None or self.error_file_id is not None
+
 
 class Unfinished(Struct, frozen=True):
     """What decides whose turn a batch is."""
@@ -227,6 +232,14 @@ class BatchStore:
     async def ids(self) -> set[str]:
         """Return the ids of all batches, whose folders are of use."""
         return {row["id"] for row in await self._database.rows("SELECT id FROM batches")}
+
+    async def ended(self) -> dict[str, bool]:
+        """Return the ids of the batches that have ended, and whether files hold what came of their rows."""
+        rows = await self._database.rows(
+            "SELECT id, output_file_id IS NOT NULL OR error_file_id IS NOT NULL AS copied FROM batches "
+            "WHERE finished_at IS NOT NULL"
+        )
+        return {row["id"]: bool(row["copied"]) for row in rows}
 
     async def forget_ended(self, before: int) -> list[str]:
         """Forget the batches that had ended by this time; return their ids."""

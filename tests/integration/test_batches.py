@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import statistics
 import time
@@ -18,7 +19,6 @@ from tests.batches import (
     jsonl,
     line,
     put_file,
-    read_file,
     results,
     rows_of,
     status,
@@ -176,9 +176,9 @@ def test_a_batch_goes_on_where_the_daemon_was_ended(start_daemon: Callable[..., 
     with daemon.http() as http, daemon.openai() as client:
         ended = wait_for_end(http, batch_id)
         found = results(http, batch_id)
-        output = read_file(client, wait_for_batch(client, of_file).output_file_id)
-    assert [each["custom_id"] for each in output] == [row["id"] for row in rows]
-    assert done_lines(daemon, of_file)[: len(before_of_file)] == before_of_file
+        output = client.files.content(wait_for_batch(client, of_file).output_file_id or "").read().splitlines()
+    assert [json.loads(each)["custom_id"] for each in output] == [row["id"] for row in rows]
+    assert output[: len(before_of_file)] == before_of_file
     assert ended["request_counts"] == {"total": count, "completed": count, "failed": 0}
     assert [result["id"] for result in found] == [row["id"] for row in rows], "none is lost, none stands there twice"
     assert done_lines(daemon, batch_id)[: len(before)] == before, "what was done is not done again"

@@ -16,7 +16,9 @@ from prometheus_client import REGISTRY
 from reflexd.config import Batches
 from reflexd.errors import InvalidRequest, StorageFull
 from reflexd.registry import batches
+from reflexd.registry.data_directory import DataDirectory
 from reflexd.service import batch_runner, batch_work
+from reflexd.startup import recover
 from reflexd.store.keys import Key
 from reflexd.store.store import Store
 from tests.unit.batching import Appliance, request
@@ -191,6 +193,41 @@ async def test_the_files_of_a_batch_are_not_made_twice(
     assert (ended.status, ended.output_file_id, ended.failed) == ("completed", None, 1), "the model is unknown"
     found, _ = await appliance.store.files.page(key.tenant_id, 9, None, "asc", ["batch_output"])
     assert [(file.id, file.expires_at) for file in found] == [(ended.error_file_id, int(appliance.now) + 3600)]
+
+
+async def test_an_ended_batch_leaves_only_what_is_read(appliance: Appliance, key: Key) -> None:
+    appliance.start()
+    rows, requests = await appliance.add(key, 3), await appliance.add_file(key, request("a", model="m", text="a"))
+    refused = await appliance.add_file(key, b"{}")
+    assert (await appliance.ended(rows)).status == "completed"
+    assert (await appliance.ended(requests)).error_file_id is not None
+    assert (await appliance.ended(refused)).status == "failed"
+    broken = await appliance.add(key, 3)
+    appliance.predictions.fault = ZeroDivisionError()
+    assert (await appliance.ended(broken)).status == "failed"
+    await appliance.stop()
+    left = {(path.parent.name, path.name) for path in appliance.folder.glob("*/*")}
+    assert left == {(batch.id, "results.jsonl") for batch in (rows, refused, broken)}
+    assert len(appliance.lines(rows)) == 3
+
+
+async def test_what_a_killed_daemon_left_of_ended_batches_goes_at_the_next_start(
+    store: Store, appliance: Appliance, key: Key, tmp_path: Path
+) -> None:
+    rows, waiting = await appliance.add(key, 3), await appliance.add(key, 3)
+    copied, broken = [await appliance.add_file(key, request("a", model="m", text="a")) for _ in range(2)]
+    for batch in (rows, copied, broken):
+        (appliance.folder / batch.id / "results.jsonl").touch()
+    await store.batches.end(rows.id, "completed")
+    await store.batches.end(copied.id, "completed", output_file_id="file-1")
+    await store.batches.end(broken.id, "failed")
+    directory = DataDirectory(tmp_path)
+    for folder in (directory.models, directory.runs, directory.backbones):
+        folder.mkdir()
+    await recover(store, directory)
+    left = {(path.parent.name, path.name) for path in appliance.folder.glob("*/*")}
+    assert left == {(rows.id, "results.jsonl"), (broken.id, "results.jsonl"), (waiting.id, "input.jsonl")}
+    assert not (appliance.folder / copied.id).exists()
 
 
 async def test_batches_that_ended_long_ago_are_forgotten(
