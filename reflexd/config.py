@@ -168,6 +168,7 @@ class Batches(Section, frozen=True):
     rows: Count = 10_000
     lines: Count = 50_000
     models: Count = 10_000
+    output_bytes: Annotated[int, Meta(ge=1024)] = 1_073_741_824
     unfinished_per_key: Count = 100
     keep_days: Count = 30
 

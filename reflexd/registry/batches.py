@@ -119,14 +119,14 @@ class BatchResults:
         self._file = path.open("a+b", buffering=0)
         try:
             self.completed, self.failed = 0, 0
-            self._bytes = 0
+            self.bytes = 0
             with path.open("rb") as lines:
                 for line in lines:
                     if not line.endswith(b"\n") or b"\0" in line:  # a power cut may leave zeros before what is whole
                         break
                     self._count(line)
-                    self._bytes += len(line)
-            self._file.truncate(self._bytes)
+                    self.bytes += len(line)
+            self._file.truncate(self.bytes)
             if new:
                 fsync_directory(folder)
         except BaseException:
@@ -148,9 +148,9 @@ class BatchResults:
             os.fdatasync(self._file.fileno())
         except OSError:
             with contextlib.suppress(OSError):
-                self._file.truncate(self._bytes)
+                self._file.truncate(self.bytes)
             raise
-        self._bytes += len(content)
+        self.bytes += len(content)
         for line in lines:
             self._count(line)
 

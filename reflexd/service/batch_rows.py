@@ -100,9 +100,9 @@ _decode_line = msgspec.json.Decoder(GivenLine).decode
 _decode_naming = msgspec.json.Decoder(_Naming).decode
 
 
-def read_lines(lines: Sequence[Line]) -> list[GivenLine]:
-    """Return lines that have been checked."""
-    return [_decode_line(line.content) for line in lines]
+def read_line(line: Line) -> GivenLine:
+    """Return a line that has been checked."""
+    return _decode_line(line.content)
 
 
 def check_lines(lines: Sequence[Line], seen: set[bytes], most_names: int) -> tuple[list[BatchError], dict[str, int]]:

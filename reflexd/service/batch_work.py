@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
@@ -21,11 +22,11 @@ from reflexd.config import Batches
 from reflexd.errors import ModelNotFound, ModelNotReady, ReflexError, TooManyModels
 from reflexd.registry.batches import BatchInput, BatchResults, Line, split_results, tidy
 from reflexd.registry.blobs import Incoming
-from reflexd.service.batch_rows import GivenLine, WaitingRow, check_lines, digest, read_lines
+from reflexd.service.batch_rows import GivenLine, WaitingRow, check_lines, digest, read_line
 from reflexd.service.files import FileService
 from reflexd.service.plans import Asked, PinnedPlans
 from reflexd.service.predictions import PredictionService
-from reflexd.service.questions import shape_of
+from reflexd.service.questions import Question, shape_of
 from reflexd.service.rendering import encode
 from reflexd.store.batches import Batch, BatchError, End
 from reflexd.store.identifiers import new_id
@@ -36,6 +37,8 @@ FIRST_CHUNK_ROWS = 8
 """The first chunk shows how large the answers are."""
 CHUNK_BYTES = 4 << 20
 """Of the rows of a chunk, and of its answers: larger ones make the next chunk smaller."""
+CHUNK_VALUES = CHUNK_BYTES // 32
+"""Of the answers of a chunk of several rows: known before they are made, when a later row may ask a thousand models."""
 CHECKED_LINES = 1_000
 COUNT_EVERY_SECONDS = 1.0
 ERRORS_TOLD = 100
@@ -118,10 +121,8 @@ class BatchWork:
             await self._end("expired")
         elif status == "queued":
             return await self._begin()
-        elif not await self._answer_some():
-            await self._end("completed")
         else:
-            return False
+            return await self._answer_some()
         return True
 
     # --- before the first row ---------------------------------------------------------------------------------------
@@ -176,58 +177,96 @@ class BatchWork:
     # --- the rows ---------------------------------------------------------------------------------------------------
 
     async def _answer_some(self) -> bool:
-        """Answer some rows and keep what came of them; return whether there were any."""
+        """Answer some rows and keep what came of them, or end the batch; return whether it has ended."""
         if not self._next:
             self._next = await asyncio.to_thread(self._input.take, self._chunk_rows, CHUNK_BYTES)
         if not self._next:
-            return False
+            await self._end("completed")
+            return True
         answer = self._answer_rows if self._batch.kind == "reflex" else self._answer_requests
-        answers = await answer(self._next)
+        answers = await answer(self._next[: self._chunk_rows])
+        left = self._place.limits.output_bytes - self._results.bytes
+        fitting = sum(size <= left for size in accumulate(len(answer) + 1 for answer in answers))
         good, bad = self._results.completed, self._results.failed
-        await asyncio.to_thread(self._results.append, answers)
-        self._next = []
+        await asyncio.to_thread(self._results.append, answers[:fitting])
+        self._next = self._next[fitting:]
         observability.BATCH_ROWS.labels("completed").inc(self._results.completed - good)
         observability.BATCH_ROWS.labels("failed").inc(self._results.failed - bad)
+        if fitting < len(answers):
+            await self._end("failed", [self._too_large(self._next[0].number)])
+            return True
         large = sum(map(len, answers)) > CHUNK_BYTES
-        self._chunk_rows = max(1, self._chunk_rows // 2) if large else min(CHUNK_ROWS, self._chunk_rows * 2)
+        self._chunk_rows = max(1, len(answers) // 2) if large else min(CHUNK_ROWS, self._chunk_rows * 2)
         now = asyncio.get_running_loop().time()
         if now - self._counted_at >= COUNT_EVERY_SECONDS:
             self._counted_at = now
             await self._place.store.batches.count(self._batch.id, self._results.completed, self._results.failed)
-        return True
+        return False
+
+    def _too_large(self, line: int) -> BatchError:
+        most = self._place.limits.output_bytes
+        said = f"The answers would have more than {most} bytes ([batches] output_bytes): those before this one are kept"
+        if self._batch.kind == "reflex":
+            return BatchError("output_too_large", said, param=f"requests[{line - 1}]")
+        return BatchError("output_too_large", said, line)
 
     async def _answer_rows(self, lines: Sequence[Line]) -> list[bytes]:
+        """Return the answers to as many of these rows as make a chunk, at least one."""
         batch, options = self._batch, self._batch.options
         shape = shape_of(options["fields"], options["long_text"])
         asked: list[Asked | ReflexError] = []
-        rows = [_decode_row(line.content) for line in lines]
-        for row in rows:
-            problem: ReflexError | None = row.problem()
-            if problem is None:
+        ids, values = list[bytes](), 0
+        for line in lines:
+            row = _decode_row(line.content)
+            given: Asked | ReflexError | None = row.problem()
+            if given is None:
                 try:
-                    asked.append(Asked(row.text, await self._plans.find(batch.tenant_id, tuple(row.model), shape)))
-                    continue
+                    given = Asked(row.text, await self._plans.find(batch.tenant_id, tuple(row.model), shape))
+                    values += given.plan.values
                 except ModelNotFound as error:  # it was deleted meanwhile
-                    problem = error
-            asked.append(problem)
-        ids = [encode(row.id) for row in rows]
+                    given = error
+            if asked and values > CHUNK_VALUES:
+                break
+            asked.append(given)
+            ids.append(encode(row.id))
         return await self._place.predictions.predict_waiting_rows(batch.key_id, ids, asked, shape)
 
     async def _answer_requests(self, lines: Sequence[Line]) -> list[bytes]:
-        """Answer several at once: one request alone would not keep the predictor's threads busy."""
-        answers = await asyncio.gather(*map(self._answer_request, read_lines(lines)), return_exceptions=True)
+        """Return the answers to as many of these requests as make a chunk, at least one.
+
+        They are asked at once: one request alone would not keep the predictor's threads busy.
+        """
+        asked: list[tuple[GivenLine, Question | ReflexError]] = []
+        values = 0
+        for line in lines:
+            request = read_line(line)
+            given = await self._question(request)
+            values += given.values if isinstance(given, Question) else 0
+            if asked and values > CHUNK_VALUES:
+                break
+            asked.append((request, given))
+            await asyncio.sleep(0)  # a request may be megabytes: others need not wait for all
+        answering = (self._answer_request(request, given) for request, given in asked)
+        answers = await asyncio.gather(*answering, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
         return [answer for answer in answers if isinstance(answer, bytes)]
 
-    async def _answer_request(self, given: GivenLine) -> bytes:
-        batch, status = self._batch, b"200"
+    async def _question(self, request: GivenLine) -> Question | ReflexError:
+        questions, body = self._place.predictions.questions, memoryview(request.body)
         try:
+            return await questions.read(body, self._batch.tenant_id, self._plans)
+        except ReflexError as error:
+            return error
+
+    async def _answer_request(self, request: GivenLine, asked: Question | ReflexError) -> bytes:
+        status = b"200"
+        try:
+            if isinstance(asked, ReflexError):
+                raise asked
             async with self._places:
-                body = await self._place.predictions.predict_waiting(
-                    batch.key_id, batch.tenant_id, memoryview(given.body), self._plans
-                )
+                body = await self._place.predictions.predict_waiting(self._batch.key_id, asked)
         except ReflexError as error:
             if error.status == UNAVAILABLE:
                 raise
@@ -237,7 +276,7 @@ class BatchWork:
                 b'{"id":',
                 encode(new_id("batch_req_")),
                 b',"custom_id":',
-                encode(given.custom_id),
+                encode(request.custom_id),
                 b',"response":{"status_code":',
                 status,
                 b',"request_id":"req_%b","body":' % secrets.token_hex(12).encode(),

@@ -20,8 +20,8 @@ from reflexd.errors import BodyTooLarge, ModelNotFound, ModelUnusable, RateLimit
 from reflexd.registry.artifacts import DamagedArtifact
 from reflexd.schemas.reflex import BatchRequest
 from reflexd.service.decoding import decode
-from reflexd.service.plans import Asked, Planner, Plans
-from reflexd.service.questions import Questions, enveloped, row_results
+from reflexd.service.plans import Asked, Plans
+from reflexd.service.questions import Question, Questions, enveloped, row_results
 from reflexd.service.rendering import Shape, encode
 from reflexd.store.keys import Key
 from reflexd.store.store import Store
@@ -93,9 +93,8 @@ class PredictionService:
         with self._place(key):
             return await self._classify(key.id, _good(asked), shape, conclude, bulk=True)
 
-    async def predict_waiting(self, key_id: str, tenant_id: str, body: memoryview, plans: Planner) -> bytes:
+    async def predict_waiting(self, key_id: str, question: Question) -> bytes:
         """Answer a predict request that waited on disk, in the turns of a key."""
-        question = await self.questions.read(body, tenant_id, plans)
         return await self._classify(key_id, question.asked, question.shape, question.answer, bulk=True)
 
     async def predict_waiting_rows(

@@ -31,6 +31,11 @@ class Question(Struct, frozen=True):
     bare: bool
     """Whether the answer is one Prediction and no list."""
 
+    @property
+    def values(self) -> int:
+        """How many values the answer holds, roughly."""
+        return self.plan.values * len(self.asked)
+
     def answer(self, found: Sequence[Scores | ReflexError], milliseconds: float) -> bytes:
         """Return the answer as JSON: a Prediction, or Predictions; raises what is wrong with a text."""
         answers = []

@@ -1,7 +1,8 @@
 """Decides the life of a batch's row: every status change is one guarded UPDATE, and its end is told in the same one.
 
-queued -> in_progress -> (finalizing ->) completed; queued -> failed where the rows are not what they must be; any that
-has not ended -> expired, and by way of cancelling -> cancelled. A status that says the end never changes.
+queued -> in_progress -> (finalizing ->) completed; queued -> failed where the rows are not what they must be, and
+in_progress -> failed where the answers are too large or the daemon cannot go on; any that has not ended -> expired, and
+by way of cancelling -> cancelled. A status that says the end never changes.
 """
 
 from __future__ import annotations

@@ -210,6 +210,33 @@ def test_a_batch_keeps_its_models_through_a_retraining_and_outlives_a_deletion(
     assert 0 < sum(gone) < 5_000
 
 
+def test_a_batch_has_so_many_models_and_bytes_of_answers(start_daemon: Callable[..., Daemon]) -> None:
+    daemon = start_daemon(REFLEXD_BATCHES__OUTPUT_BYTES="20000", REFLEXD_BATCHES__MODELS="2")
+    rows = rows_of(500)
+    with daemon.openai() as client, daemon.http() as http:
+        jobs.train(client, TICKETS, "tickets")
+        rows[100]["model"] = ["tickets@1", "tickets"]
+        batch_id = upload(http, rows)
+        ended = wait_for_end(http, batch_id, "failed")
+        found = results(http, batch_id)
+        assert 20 < len(found) < 200
+        assert [result["id"] for result in found] == [row["id"] for row in rows[: len(found)]]
+        assert ended["request_counts"] == {"total": 500, "completed": len(found), "failed": 0}
+        (problem,) = ended["errors"]["data"]
+        assert (problem["code"], problem["param"]) == ("output_too_large", f"requests[{len(found)}]")
+        rows[300]["model"] = ["tickets", "nobody"]
+        refused = http.post(f"{UPLOADS}/upload", json={"requests": rows})
+        check_error(daemon, refused, 400, "too_many_models", "requests[300].model")
+        lines = [line(row["id"], models=row["model"], text=row["text"]) for row in rows]
+        body = {"input_file_id": put_file(client, jsonl(lines)), "endpoint": "/v1/reflex/predict"}
+        of_file = http.post("/v1/batches", json={**body, "completion_window": "24h"}).json()["id"]
+        told = wait_for_batch(client, of_file, "failed").errors
+    assert told is not None
+    assert [(error.code, error.line) for error in told.data or ()] == [("too_many_models", 301)]
+    assert daemon.stop() == 0
+    assert not list((daemon.data_dir / "batches").glob("*/input.jsonl"))
+
+
 def test_a_key_has_so_many_batches_and_old_folders_are_put_aside(start_daemon: Callable[..., Daemon]) -> None:
     daemon = start_daemon(REFLEXD_BATCHES__UNFINISHED_PER_KEY="2", REFLEXD_BATCHES__ROWS="10000")
     with daemon.openai() as client:

@@ -18,7 +18,7 @@ from reflexd.service.batch_work import Workplace
 from reflexd.service.batches import BatchService
 from reflexd.service.files import FileService
 from reflexd.service.plans import Plans
-from reflexd.service.questions import Questions
+from reflexd.service.questions import Question, Questions
 from reflexd.store.batches import Batch
 from reflexd.store.identifiers import new_id
 from reflexd.store.keys import Key
@@ -44,9 +44,8 @@ class Answering:
         await self._may(*((key_id, each) for each in ids))
         return [b'{"id":%b,"predictions":[]}' % each for each in ids]
 
-    async def predict_waiting(self, key_id: str, tenant_id: str, body: memoryview, plans: Any) -> bytes:
-        await self._may((key_id, bytes(body)))
-        await self.questions.read(body, tenant_id, plans)
+    async def predict_waiting(self, key_id: str, question: Question) -> bytes:
+        await self._may((key_id, question.asked[0].text.encode()))
         return b"{}"
 
     async def _may(self, *asked: tuple[str, bytes]) -> None:

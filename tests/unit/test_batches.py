@@ -14,14 +14,16 @@ import pytest
 from prometheus_client import REGISTRY
 
 from reflexd.config import Batches
-from reflexd.errors import InvalidRequest, StorageFull
+from reflexd.errors import StorageFull
 from reflexd.registry import batches
 from reflexd.registry.data_directory import DataDirectory
 from reflexd.service import batch_runner, batch_work
+from reflexd.service.questions import Question
 from reflexd.startup import recover
 from reflexd.store.keys import Key
 from reflexd.store.store import Store
 from tests.unit.batching import Appliance, request
+from tests.unit.test_plans import version
 from tests.unit.test_store import make_key
 
 pytestmark = pytest.mark.anyio
@@ -128,16 +130,15 @@ async def test_a_batch_expires_with_what_is_done(
 ) -> None:
     monkeypatch.setattr(batch_work, "FIRST_CHUNK_ROWS", 4)
     monkeypatch.setattr(batch_work, "CHUNK_ROWS", 4)
+    appliance.store.models.add(version("m", 1, key.tenant_id))
     bad = request("bad", model="nobody", text="a")
     made = await appliance.add_file(key, b"".join([bad, *(request(str(n), text="a", model="m") for n in range(20))]))
     asked = appliance.predictions.asked
 
-    async def late(key_id: str, tenant_id: str, body: memoryview, plans: Any) -> bytes:
-        asked.append((key_id, bytes(body)))
+    async def late(key_id: str, question: Question) -> bytes:
+        asked.append((key_id, question.asked[0].text.encode()))
         if len(asked) == 10:
             appliance.now += 90_000
-        if b"nobody" in bytes(body):
-            raise InvalidRequest("no", param="model")
         return b"{}"
 
     appliance.predictions.predict_waiting = late
