@@ -76,7 +76,7 @@ async def test_the_answers_of_requests_that_fit_are_in_the_output_file(
     ended = await appliance.ended(batch)
     assert len(ends) == 2, "the second time with what was kept the first time"
     assert (ended.status, ended.error_file_id) == ("failed", None)
-    output = await appliance.files.get(key.tenant_id, ended.output_file_id or "")
+    output = await appliance.files.get(key, ended.output_file_id or "")
     lines = [json.loads(line) for line in appliance.files.content(output).read_bytes().splitlines()]
     assert 0 < output.bytes <= BOUND
     assert [line["custom_id"] for line in lines] == [str(n) for n in range(ended.completed)]
