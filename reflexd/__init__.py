@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reflexd.hookspecs import (
+        LLM,
         Checkpoint,
         DataSource,
         DefaultReflex,
+        Embed,
         Example,
         Executor,
         ExecutorOptions,
         InputFile,
         InvalidInput,
+        LLMAnswer,
+        LLMRequest,
         Post,
         Reply,
         SourceContext,
@@ -29,14 +33,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "LLM",
     "Checkpoint",
     "DataSource",
     "DefaultReflex",
+    "Embed",
     "Example",
     "Executor",
     "ExecutorOptions",
     "InputFile",
     "InvalidInput",
+    "LLMAnswer",
+    "LLMRequest",
     "Post",
     "Reply",
     "SourceContext",

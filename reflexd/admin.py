@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from reflexd.admin_llms import LanguageModelVerbs
 from reflexd.admin_webhooks import WebhookVerbs
 from reflexd.config import Config
-from reflexd.errors import AlreadyRunning, BackboneRefused, ReflexError, StartupError
+from reflexd.errors import AlreadyRunning, BackboneRefused, LanguageModelRefused, ReflexError, StartupError
 from reflexd.observability import configure_logging
 from reflexd.registry import artifacts, runs
 from reflexd.registry.artifacts import DamagedArtifact
@@ -30,16 +31,28 @@ from reflexd.store.store import DATABASE, Store
 
 if TYPE_CHECKING:
     from reflexd.service.backbones import BackboneService
+    from reflexd.service.llms import LanguageModelService
     from reflexd.service.webhooks import WebhookService
 
 LINE_LIMIT = 64 << 20
 LOG_PAGE = 1_000
-FIRST_VERBS = ("keys.create", "backbones.add")
+FIRST_VERBS = ("keys.create", "backbones.add", "llm.import")
 """What may be done with a data directory before the first start, and makes it."""
-ANSWER_SECONDS = {"backbones.add": 3600.0, "backbones.remove": 3600.0, "webhooks.test": 90.0}
+ANSWER_SECONDS = {
+    "backbones.add": 3600.0,
+    "backbones.remove": 3600.0,
+    "llm.import": 3600.0,
+    "llm.remove": 3600.0,
+    "llm.start": 3600.0,  # [llm] start_seconds ends it
+    "llm.stop": 120.0,
+    "webhooks.test": 90.0,
+}
 """How long a running daemon may take to answer a verb, where not 30 seconds; a removal waits for an add to end."""
 START_PATIENCE_SECONDS = 10.0
 """How long a verb waits for a daemon that holds the directory to answer."""
+
+REFUSALS = (BackboneRefused, LanguageModelRefused, ReflexError, StartupError, msgspec.DecodeError, TypeError)
+"""What a verb raises to say no, with a sentence for the operator; anything else is a fault of ours."""
 
 Verb = Callable[..., Awaitable[Any]]
 log = structlog.get_logger(__name__)
@@ -58,8 +71,9 @@ class AdminVerbs:
         directory: DataDirectory,
         backbones: Callable[[], BackboneService],
         webhooks: Callable[[], WebhookService],
+        llms: Callable[[], LanguageModelService],
     ) -> None:
-        """The last two give their service; making one loads the plugins, which the other verbs can do without."""
+        """The last three give their service; making one loads plugins or more, which the other verbs can do without."""
         self._store = store
         self._directory = directory
         self._backbones = backbones
@@ -77,6 +91,7 @@ class AdminVerbs:
             "backbones.list": self.list_backbones,
             "backbones.remove": self.remove_backbone,
             **WebhookVerbs(store, webhooks).table,
+            **LanguageModelVerbs(llms).table,
         }
 
     async def create_key(self, name: str, tenant: str | None = None, scopes: list[str] | None = None) -> str:
@@ -194,7 +209,7 @@ async def _run_line(verbs: AdminVerbs, line: bytes) -> bytes:
         if verb is None:
             raise AdminError("the running daemon does not know this verb: is it another version of reflexd?")
         answer = {"result": await verb(**request)}
-    except (AdminError, BackboneRefused, ReflexError, StartupError, msgspec.DecodeError, TypeError) as error:
+    except (AdminError, *REFUSALS) as error:
         answer = {"error": str(error)}
     except Exception as error:
         log.error("admin verb failed", exc_info=error)
@@ -254,6 +269,7 @@ async def _run_here(config: Config, directory: DataDirectory, line: bytes) -> di
                 directory,
                 lambda: _open_backbones(config, directory, store),
                 lambda: _open_webhooks(config, store),
+                lambda: _open_llms(config, directory),
             )
             answer = await _run_line(verbs, line)
         finally:
@@ -283,6 +299,12 @@ def _open_webhooks(config: Config, store: Store) -> WebhookService:
     door = Door(config.network)
     sender = Sender(PluginManager(config.plugins.allow).transports, door, config.webhooks.timeout_seconds)
     return WebhookService(store, sender, config.webhooks.endpoints_per_tenant)
+
+
+def _open_llms(config: Config, directory: DataDirectory) -> LanguageModelService:
+    from reflexd.service.llms import LanguageModelService
+
+    return LanguageModelService(directory.llm, config.llm)
 
 
 @contextlib.contextmanager

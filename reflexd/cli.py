@@ -11,6 +11,7 @@ from reflexd import __version__
 from reflexd.backbone_verbs import backbones
 from reflexd.config import load_config
 from reflexd.errors import ServerUnreachable, StartupError
+from reflexd.llm_verbs import llm
 from reflexd.terminal import call_admin, config_options, json_option, print_json, print_table, read_config
 from reflexd.webhook_verbs import webhooks
 
@@ -217,6 +218,7 @@ def models_list(data_dir: str | None, config_file: Path | None, as_json: bool) -
 
 
 cli.add_command(backbones)
+cli.add_command(llm)
 cli.add_command(webhooks)
 
 

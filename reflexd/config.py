@@ -173,6 +173,21 @@ class Batches(Section, frozen=True):
     keep_days: Count = 30
 
 
+class Llm(Section, frozen=True):
+    """[llm]: the local language model that writes and judges training texts."""
+
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    model: str = ""
+    url: str = ""
+    api_key: str = ""
+    threads: Auto = 0
+    concurrency: Auto = 0
+    context_tokens: Annotated[int, Meta(ge=256, le=1_000_000)] = 2048
+    start_seconds: Seconds = 300.0
+    answer_seconds: Seconds = 300.0
+    idle_seconds: Seconds = 300.0
+
+
 class Plugins(Section, frozen=True):
     """[plugins]: which installed plugins are loaded."""
 
@@ -193,6 +208,7 @@ class Config(Section, frozen=True):
     webhooks: Webhooks = Webhooks()
     files: Files = Files()
     batches: Batches = Batches()
+    llm: Llm = Llm()
     plugins: Plugins = Plugins()
 
 

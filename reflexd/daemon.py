@@ -40,6 +40,8 @@ from reflexd.service.batch_runner import BatchRunner
 from reflexd.service.batches import BatchService
 from reflexd.service.event_streams import EventStreams, StreamLimits
 from reflexd.service.files import FileService
+from reflexd.service.llms import LanguageModelService
+from reflexd.service.made_rows import MadeRows
 from reflexd.service.models import ModelService
 from reflexd.service.readiness import Readiness
 from reflexd.service.uploads import Uploads
@@ -93,6 +95,7 @@ class Daemon:
             sender = Sender(plugins.transports, door, config.webhooks.timeout_seconds)
             webhooks = WebhookService(store, sender, config.webhooks.endpoints_per_tenant)
             jobs = parts.jobs(store, files, plugins, backbones, predictions, webhooks)
+            made = MadeRows(store, jobs, files, directory.runs)
             batches = BatchService(store, predictions, files, directory.batches, config.batches)
             runner = parts.batch_runner(store, predictions, files)
             limits = StreamLimits(open=config.limits.streams, open_per_key=config.limits.streams_per_key)
@@ -102,6 +105,7 @@ class Daemon:
                     keys=store.keys,
                     models=store.models,
                     jobs=jobs,
+                    made=made,
                     files=files,
                     uploads=Uploads(store, files, config.files),
                     served=ModelService(store, jobs),
@@ -121,14 +125,20 @@ class Daemon:
                     readiness.block("training", "training processes cannot be started")
 
             ground = partial(backbones.ground, default=present, precision=config.backbone.precision)
-            dispatcher = Dispatcher(store, executor, parts.dispatch_options(ground), on_trouble)
+            device = parts.device()
+            llm = parts.llm(device)
+            stack.push_async_callback(llm.stop)
+            dispatcher = Dispatcher(
+                store, executor, parts.dispatch_options(ground, plugins, llm, made, device), on_trouble
+            )
             if config.training.hold:
                 log.warning("training is held: jobs are accepted and wait ([training] hold)")
                 dispatcher.stop_claiming()
 
             operated = BackboneService(store, directory, backbones, config.training.backbone, config.backbone.precision)
+            llms = LanguageModelService(directory.llm, config.llm, llm)
             admin = await serve_admin(
-                AdminVerbs(store, directory, lambda: operated, lambda: webhooks), directory.socket
+                AdminVerbs(store, directory, lambda: operated, lambda: webhooks, lambda: llms), directory.socket
             )
             stack.callback(directory.socket.unlink, missing_ok=True)
             stack.callback(admin.close)

@@ -7,7 +7,7 @@ Registering must have no side effect: hooks are called in the daemon and again i
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -64,11 +64,42 @@ class Embed(Protocol):
         ...
 
 
+class LLMRequest(Struct, frozen=True):
+    """A request to /v1/completions; `custom_id` tells it from the others of its batch, and `body` needs no model."""
+
+    custom_id: str
+    body: dict[str, Any]
+
+
+class LLMAnswer(Struct, frozen=True):
+    """What came of a request: the body that OpenAI's API answers, or the sentence with which it was refused."""
+
+    custom_id: str
+    body: dict[str, Any]
+    error: str | None = None
+
+
+class LLM(Protocol):
+    """The local LLM, as a data source uses it."""
+
+    parameters: int
+    """Of the model; 0 where it is not known."""
+
+    def batch(self, name: str, requests: Iterable[LLMRequest]) -> Iterator[LLMAnswer]:
+        """Ask each request once and yield the answers in the order of the requests; many are under way at once.
+
+        Answers are kept in the run directory in the format of OpenAI's Batch API, under `name` (letters, digits, -).
+        When a restarted stage comes with the same name, what was answered is not asked again. Raises JobFailure where
+        the LLM cannot be reached for long or does not answer in time, and stops when the job is cancelled.
+        """
+        ...
+
+
 class SourceContext(Struct, frozen=True):
     """All that a data source may use while it makes rows, so that it imports nothing else of reflexd."""
 
-    llm: Any
-    """Client of the local LLM; None where none is set up."""
+    llm: LLM | None
+    """The local LLM; there is one for a source with `needs_llm = True`."""
     embed: Embed
     emit: Callable[[str], None]
     """Tell the user something: it becomes an event of the job."""

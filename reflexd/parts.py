@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from reflexd.config import Config
 from reflexd.engine.backbones import Backbones, Ground
+from reflexd.engine.device import Device
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.encoders import Encoders
+from reflexd.engine.llm import launch
+from reflexd.engine.llm.external import External
+from reflexd.engine.llm.keeper import Keeper
 from reflexd.engine.predictor import Predictor
 from reflexd.engine.residents import Residents
 from reflexd.errors import StartupError
-from reflexd.hookspecs import Executor, ExecutorOptions
+from reflexd.hookspecs import Executor, ExecutorOptions, needs_llm
 from reflexd.plugins import PluginManager
 from reflexd.registry.data_directory import DataDirectory, cache_directory
 from reflexd.scheduler.dispatcher import DispatchOptions
@@ -25,9 +30,13 @@ from reflexd.service.batch_work import Workplace
 from reflexd.service.files import FileService
 from reflexd.service.job_files import JobFiles
 from reflexd.service.jobs import JobService
+from reflexd.service.made_rows import MadeRows
 from reflexd.service.predictions import PredictionService, PredictLimits
 from reflexd.service.webhooks import WebhookService
 from reflexd.store.store import Store
+
+ACCELERATOR = Path("/proc/driver/nvidia")
+"""There where a GPU's driver is loaded."""
 
 
 class Parts:
@@ -54,6 +63,22 @@ class Parts:
             nice=training.nice,
         )
         return plugins.executors[name](options)
+
+    def device(self) -> Device:
+        """Return the machine's device: an accelerator where there is one."""
+        return Device(exclusive=ACCELERATOR.exists())
+
+    def llm(self, device: Device) -> Keeper | External:
+        """Return the local LLM; whether one is set up is asked when one is needed."""
+        options, root = self._config.llm, self._directory.llm
+        if options.url:
+            return External(options, self._config.network)
+        find = partial(launch.find_model, options, root, self._config.training.nice)
+        return Keeper(options, find, root / "server.log", device)
+
+    def llm_missing(self) -> str | None:
+        """Return what is to be done before there is a local LLM; None where there is one."""
+        return None if self._config.llm.url else launch.missing(self._config.llm, self._directory.llm)
 
     def predictions(self, store: Store) -> PredictionService:
         """Return the service that answers predict requests, without a predictor yet."""
@@ -100,7 +125,11 @@ class Parts:
         return JobService(
             store,
             Admission(
-                plugins.data_sources, self._config.limits, webhooks.check_url, self._config.training.max_budget_seconds
+                plugins.data_sources,
+                self._config.limits,
+                webhooks.check_url,
+                self._config.training.max_budget_seconds,
+                self.llm_missing,
             ),
             JobFiles(files, plugins.data_sources, self._config.limits),
             BaseModels(store, directory.models, backbones),
@@ -110,7 +139,14 @@ class Parts:
             predictions.forget,
         )
 
-    def dispatch_options(self, ground: Callable[[Path], Awaitable[Ground]]) -> DispatchOptions:
+    def dispatch_options(
+        self,
+        ground: Callable[[Path], Awaitable[Ground]],
+        plugins: PluginManager,
+        llm: Keeper | External,
+        made: MadeRows,
+        device: Device,
+    ) -> DispatchOptions:
         """Return what the dispatcher goes by; `ground` gives a run what it trains on."""
         training = self._config.training
         return DispatchOptions(
@@ -124,6 +160,10 @@ class Parts:
             models_dir=self._directory.models,
             plugins_allow=list(self._config.plugins.allow),
             ground=ground,
+            llm_sources=frozenset(name for name, source in plugins.data_sources.items() if needs_llm(source)),
+            lease_llm=llm.lease,
+            keep_made=made.keep,
+            device=device,
         )
 
     def _slots(self) -> int:

@@ -13,7 +13,7 @@ import structlog
 
 from reflexd.errors import CannotStartNow, StartupError
 from reflexd.hookspecs import DefaultReflex
-from reflexd.registry import artifacts, backbones, batches
+from reflexd.registry import artifacts, backbones, batches, llms
 from reflexd.registry.artifacts import DamagedArtifact
 from reflexd.registry.data_directory import DataDirectory
 from reflexd.registry.files import purge, sweep, write_durably
@@ -108,6 +108,7 @@ async def recover(store: Store, directory: DataDirectory) -> None:
     """Queue interrupted jobs again, remove what is half made or useless, put aside what the database does not know."""
     interrupted = await store.jobs.recover()
     await asyncio.to_thread(backbones.sweep, directory.backbones)
+    await asyncio.to_thread(llms.sweep, directory.llm)
     aside = directory.root / "swept"
     await asyncio.to_thread(purge, aside, KEPT_ASIDE_DAYS)
     models = await asyncio.to_thread(sweep, directory.models, store.models.ids(), aside)

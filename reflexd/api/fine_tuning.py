@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, Request, delete, get, post
+from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.params import Parameter
 from litestar.response import ServerSentEvent
 from litestar.response.base import ASGIResponse
@@ -19,11 +19,13 @@ from reflexd.schemas.openai import Checkpoint, Deleted, FineTuningJob, JobEvent,
 from reflexd.service.admission import MAX_METADATA_PAIRS, Repeat
 from reflexd.service.event_streams import End, EventStreams, Silence
 from reflexd.service.jobs import JobService, event_number
+from reflexd.service.made_rows import MadeRows
 from reflexd.store.keys import Key
 from reflexd.store.models import ModelStore
 from reflexd.store.records import Event
 
 Limit = Annotated[int, Parameter(ge=1, le=100)]
+JSON_LINES = "application/jsonl"
 METADATA_PAIR = re.compile(r"metadata\[(.+)\]", re.DOTALL)
 
 
@@ -96,6 +98,18 @@ class FineTuningController(Controller):
     async def train(self, job_id: str, key: Key, jobs: JobService, models: ModelStore, retried: bool) -> FineTuningJob:
         """Train a job that rests at `prepared`."""
         return job_object(await jobs.train(key, job_id, retried=retried), models)
+
+    @get("/{job_id:str}/rows")
+    async def rows(self, job_id: str, key: Key, made: MadeRows) -> Response[bytes]:
+        """Show the rows that a job is trained on, as JSON lines, once they are made."""
+        return Response(await made.read(key, job_id), media_type=JSON_LINES)
+
+    @put("/{job_id:str}/rows", status_code=200)
+    async def replace_rows(
+        self, job_id: str, body: bytes, key: Key, made: MadeRows, models: ModelStore
+    ) -> FineTuningJob:
+        """Replace the rows of a job that rests at `prepared` by the JSON lines of the body."""
+        return job_object(await made.replace(key, job_id, body), models)
 
     @get("/{job_id:str}/checkpoints")
     async def checkpoints(

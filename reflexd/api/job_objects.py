@@ -58,6 +58,7 @@ def job_object(job: Job, models: ModelStore) -> FineTuningJob:
         error=msgspec.convert(job.error, JobError) if job.error else None,
         training_file=job.training_file,
         validation_file=job.validation_file,
+        result_files=job.result_files,
         seed=job.seed,
         organization_id=job.tenant_id,
         metadata=job.metadata,

@@ -31,6 +31,7 @@ from reflexd.errors import (
     NotSupportedYet,
     RateLimited,
     RouteNotFound,
+    RowsGone,
     Unavailable,
 )
 from reflexd.schemas.reflex import BatchRequest, PredictRequest
@@ -167,6 +168,26 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         description="Such a job was created with `auto_train: false`.",
         answer=examples.queued_job(auto_train=False),
         errors=(*ONE_JOB, JobNotPrepared()),
+        parameters=JOB_ID,
+    ),
+    ("GET", "/v1/fine_tuning/jobs/{job_id}/rows"): Operation(
+        id="listFineTuningRows",
+        tag="Jobs",
+        description="One row a line. What was made by a language model says how likely it is right, and who decided.",
+        answer='{"text":"I was charged twice","label":"billing"}\n',
+        errors=(*ONE_JOB, RowsGone()),
+        parameters=JOB_ID,
+        media="application/jsonl",
+    ),
+    ("PUT", "/v1/fine_tuning/jobs/{job_id}/rows"): Operation(
+        id="replaceFineTuningRows",
+        tag="Jobs",
+        description="So rows that were made are reviewed: read, edited, put back, and then trained on.",
+        answer=examples.queued_job(auto_train=False),
+        errors=(*ONE_JOB, *BODY, JobNotPrepared(), InvalidRequest("The text is empty", param="rows[3].text")),
+        body={"type": "string"},
+        body_media="application/jsonl",
+        requests={"rows": '{"text":"I was charged twice","label":"billing"}\n'},
         parameters=JOB_ID,
     ),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/checkpoints"): Operation(

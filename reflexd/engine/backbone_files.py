@@ -166,17 +166,18 @@ def open_files(paths: Sequence[Path], scratch: Path) -> Iterator[Found]:
             if path.is_dir():
                 raise BackboneRefused(f"{path}: give one directory, or files")
             if PART.fullmatch(path.name):
-                _sort_in({path.name: partial(_open, path)}, members, parts)
+                _sort_in({path.name: partial(open_path, path)}, members, parts)
             else:
-                _sort_in(_of_zip(stack, _open(path), str(path)), members, parts)
+                _sort_in(members_of_zip(stack, open_path(path), str(path)), members, parts)
         for whole, pieces in parts.items():
             joined = stack.enter_context(tempfile.TemporaryFile(dir=scratch))
             _join(whole, pieces, joined)
-            members |= _of_zip(stack, joined, f"{whole}, put together from {len(pieces)} parts,")
+            members |= members_of_zip(stack, joined, f"{whole}, put together from {len(pieces)} parts,")
         yield _of_members(members, paths)
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_path(path: Path) -> IO[bytes]:
+    """Open a file that the operator named; raises BackboneRefused naming it."""
     try:
         return path.open("rb")
     except OSError as error:
@@ -188,9 +189,9 @@ def _of_directory(folder: Path) -> Found:
         entries = [entry for entry in folder.iterdir() if entry.is_file()]
     except OSError as error:
         raise BackboneRefused(f"{folder} cannot be read: {error.strerror}") from error
-    members: dict[str, Opener] = {entry.name: partial(_open, entry) for entry in entries}
+    members: dict[str, Opener] = {entry.name: partial(open_path, entry) for entry in entries}
     if (folder / POOLING).is_file():
-        members[POOLING] = partial(_open, folder / POOLING)
+        members[POOLING] = partial(open_path, folder / POOLING)
     if CONFIG not in members:
         raise BackboneRefused(f"{folder} has no {CONFIG}: it is no directory of a Hugging Face model")
     resolved = folder.absolute()
@@ -199,7 +200,8 @@ def _of_directory(folder: Path) -> Found:
     return Found(str(folder), resolved.name.rpartition("--")[2], members)
 
 
-def _of_zip(stack: ExitStack, file: IO[bytes], where: str) -> dict[str, Opener]:
+def members_of_zip(stack: ExitStack, file: IO[bytes], where: str) -> dict[str, Opener]:
+    """Return what opens each file in a zip, for as long as `stack` is open; raises BackboneRefused naming `where`."""
     try:
         archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(file)))
     except UNREADABLE as error:

@@ -33,13 +33,21 @@ def child_environment(**more: str) -> dict[str, str]:
     }
 
 
+def die_with_parent() -> None:
+    """Have the kernel end this process by SIGKILL when its parent ends; that survives an exec, but no fork."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended just before that
+        os._exit(0)
+
+
 def end_with_parent(on_input: Callable[[bytes], None] | None = None) -> None:
     """End this process when its parent does; what arrives on stdin meanwhile goes to `on_input`.
 
     Two ropes: the kernel's parent-death signal, and end-of-file on stdin for the moment before it is set. os.read and
     not sys.stdin: a thread inside the buffered reader aborts the interpreter at exit.
     """
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
 
     def watch() -> None:
         while chunk := os.read(0, 1 << 16):

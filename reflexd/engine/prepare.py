@@ -15,8 +15,18 @@ from numpy.typing import NDArray
 from reflexd.config import Limits
 from reflexd.engine.dataset import BadRow, check_counts, checked
 from reflexd.engine.encoder import Encoder
+from reflexd.engine.llm.client import Client
 from reflexd.errors import JobFailure
-from reflexd.hookspecs import DataSource, Example, InputFile, InvalidInput, SourceContext, payload_type, takes_file
+from reflexd.hookspecs import (
+    DataSource,
+    Example,
+    InputFile,
+    InvalidInput,
+    SourceContext,
+    needs_llm,
+    payload_type,
+    takes_file,
+)
 from reflexd.registry import runs
 from reflexd.registry.files import sha256_file
 from reflexd.schemas.reflex import Mode
@@ -48,7 +58,8 @@ def prepare(
     def tell(message: str) -> None:
         emit(Message(message))
 
-    context = SourceContext(None, embed, tell, run_dir, cancelled, given.labels)
+    llm = None if spec.llm is None else Client(spec.llm, run_dir, cancelled)
+    context = SourceContext(llm, embed, tell, run_dir, cancelled, given.labels)
     stored = len(runs.read_rows(run_dir, Example))
     if stored:
         tell(f"{stored} rows were kept from before the interruption")
@@ -69,7 +80,8 @@ def prepare(
         raise JobFailure("invalid_input", error.message, given.source + error.param) from error
     if given.validation is not None:
         _prepare_validation(given.validation, _source(sources, given.validation.source), run_dir, context, limits, mode)
-    mark = runs.PreparedRows(rows=len(rows), labels=labels, sha256=sha256_file(run_dir / runs.ROWS), mode=mode)
+    sha256 = sha256_file(run_dir / runs.ROWS)
+    mark = runs.PreparedRows(rows=len(rows), labels=labels, sha256=sha256, mode=mode, made=needs_llm(source))
     runs.mark_prepared(run_dir, mark)
     return Prepared(labels=labels, examples=len(rows), mode=mode)
 

@@ -38,11 +38,11 @@ class Stages:
             )
         run_dir = Path(spec.run_dir)
         mark = runs.read_prepared(run_dir)
-        if mark is None or mark.sha256 != sha256_file(run_dir / runs.ROWS):
+        if mark is None or mark.sha256 != sha256_file(run_dir / mark.file):
             raise JobFailure("rows_missing", "The job's prepared rows are not what was prepared any more")
-        rows = runs.read_rows(run_dir, Example)
+        rows = runs.read_rows(run_dir, Example, mark.file)
         encoder, held = self._load_encoder(spec), runs.read_validation(run_dir, Example)
-        return trainer.train(spec, rows, mark.labels, encoder, self._emit, mark.mode, held)
+        return trainer.train(spec, rows, mark.labels, encoder, self._emit, mark.mode, held, made=mark.made)
 
     def _sources(self, spec: RunSpec) -> PluginManager:
         allow = tuple(spec.plugins_allow)

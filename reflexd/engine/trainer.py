@@ -45,6 +45,11 @@ from reflexd.schemas.worker import Message, Metrics, RunSpec, Trained
 
 PACKAGES = ("reflexd", "torch", "transformers", "peft", "onnxruntime", "scikit-learn", "numpy", "tokenizers")
 FROZEN = "frozen"
+MADE_LABELS = "made_labels"
+AGREEMENT = (
+    "The labels were made and not given: the held-out score says how often the classifier agrees with them, not how "
+    "often it is right; a validation_file with labels of yours gives that"
+)
 
 
 class Chosen(Struct, frozen=True):
@@ -72,10 +77,13 @@ def train(
     emit: Emit,
     mode: Mode = "single_label",
     validation: Sequence[Example] | None = None,
+    *,
+    made: bool = False,
 ) -> Trained:
     """Train, score and publish a classifier; return what the daemon records.
 
-    It is scored on rows of its own that were held out, or on those of `validation` where there are some.
+    It is scored on rows of its own that were held out, or on those of `validation` where there are some. `made` says
+    that the rows' labels were made and not given: what they score is then agreement, and is told as such.
 
     Raises JobFailure where the run directory holds a base model that cannot be started from.
     """
@@ -98,6 +106,9 @@ def train(
         rows_in_windows(encoder, texts, MOST_ROWS) if material.windowed else (),
         material.windowed,
     )
+    if made and validation is None:
+        found.result["scored_against"] = MADE_LABELS
+        emit(Message(AGREEMENT, "warn", {"code": MADE_LABELS}))
     found.result["recipe"] = {"encoder": chosen.encoder, **msgspec.to_builtins(chosen.recipe)}
     _tell_score(emit, found.result, calibration)
     head = heads.fitted(chosen.recipe, chosen.features, material.targets, chosen.names, emit)

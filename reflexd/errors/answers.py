@@ -100,6 +100,14 @@ class JobNotPrepared(InvalidRequest):
     code = "job_not_prepared"
 
 
+class RowsGone(ReflexError):
+    """This job has no prepared rows: they are not made yet, or were removed when it was cancelled."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "rows_not_found"
+
+
 class JobNotCancellable(InvalidRequest):
     """The job has already ended, so there is nothing to cancel.
 

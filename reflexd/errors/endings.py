@@ -15,6 +15,14 @@ class JobFailure(Exception):
         super().__init__(message)
 
 
+class LLMFailed(JobFailure):
+    """The local LLM cannot be had; `why` is for the operator, for it may hold what a job's owner is not to see."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__("llm_failed", "The local LLM cannot be started; `reflexd llm status` tells the operator why")
+
+
 class NotAllowedOut(Exception):
     """This URL or address may not be reached from here; the message says why, after the URL's name."""
 
@@ -57,6 +65,10 @@ class CannotStartNow(StartupError):
 
 class BackboneRefused(Exception):
     """A sentence encoder is not added or not removed; the message is the one sentence the operator reads."""
+
+
+class LanguageModelRefused(Exception):
+    """A language model is not installed, imported, removed or started; the message is what the operator reads."""
 
 
 class ServerUnreachable(Exception):

@@ -2,6 +2,7 @@
 
 D/reflexd.db  lock  admin.sock  initial-api-key  backups/
 D/backbones/<random id>/  models/<random id>/  runs/<job id>/  files/<sha256>  batches/<batch id>/
+D/llm/models/<random id>/  vllm
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class DataDirectory:
         self.backbones = self.root / "backbones"
         self.files = self.root / "files"
         self.batches = self.root / "batches"
+        self.llm = self.root / "llm"
         self.socket = self.root / "admin.sock"
         self.initial_key = self.root / "initial-api-key"
         self._lock: int | None = None
@@ -103,7 +105,7 @@ class DataDirectory:
             self.root.chmod(0o700)
 
     def _make_folders(self) -> None:
-        for folder in (self.models, self.runs, self.backbones, self.files, self.batches):
+        for folder in (self.models, self.runs, self.backbones, self.files, self.batches, self.llm):
             folder.mkdir(mode=0o700, exist_ok=True)
         fsync_directory(self.root)
         probe = self.root / ".write-probe"

@@ -6,22 +6,26 @@ runs/<job id>/input.json     written before the job's row commits
                              links to the uploaded files that the rows are made of, which may be deleted meanwhile;
                              gone once the rows are there
               rows.jsonl     appended and fsynced by the prepare stage
+              rows-*.jsonl   what the user has put in its place
               validation.jsonl
                              the rows of validation.file
               prepared.json  present once all rows are there
               tuning/        the state of encoders that are being tuned, from which a killed job goes on
+              llm-*.jsonl    what the local LLM answered, in the format of OpenAI's Batch API
               worker.log     what a failing training process printed
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from reflexd.registry.files import copy_directory, new_directory, remove_directory, replace_file, write_durably
 from reflexd.schemas.reflex import Mode
@@ -71,6 +75,10 @@ class PreparedRows(Struct, kw_only=True):
     labels: list[str]
     sha256: str
     mode: Mode = "single_label"
+    file: str = ROWS
+    """Another one once the rows were replaced by others."""
+    made: bool = False
+    """Whether the labels are made by a language model, and not given."""
 
 
 def create(
@@ -116,10 +124,22 @@ def mark_prepared(run_dir: Path, mark: PreparedRows) -> None:
         (run_dir / name).unlink(missing_ok=True)
 
 
-def read_rows(run_dir: Path, kind: type[T]) -> list[T]:
+def read_rows(run_dir: Path, kind: type[T], file: str = ROWS) -> list[T]:
     """Read all rows; a torn last line (a process was killed while writing) is left out."""
-    path = run_dir / ROWS
+    path = run_dir / file
     return msgspec.json.Decoder(kind).decode_lines(_whole_lines(path.read_bytes() if path.exists() else b""))
+
+
+def replace_rows(run_dir: Path, rows: Iterable[Struct], mark: PreparedRows) -> None:
+    """Put other rows in the place of the prepared ones, all at once: `mark` says what they are, but for their file."""
+    before = read_prepared(run_dir)
+    content = msgspec.json.Encoder().encode_lines(list(rows))
+    name = f"rows-{secrets.token_hex(8)}.jsonl"
+    write_durably(run_dir / name, content)
+    made = before is not None and before.made
+    mark_prepared(run_dir, structs.replace(mark, file=name, sha256=hashlib.sha256(content).hexdigest(), made=made))
+    if before is not None:
+        (run_dir / before.file).unlink(missing_ok=True)
 
 
 def write_validation(run_dir: Path, rows: Iterable[Struct]) -> None:

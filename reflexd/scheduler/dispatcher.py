@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import structlog
 from msgspec import Struct
 
 from reflexd.engine.backbones import Ground
-from reflexd.errors import ExecutorUnavailable, JobFailure, StartupError, StorageFull, WorkerDied
+from reflexd.engine.device import Device
+from reflexd.errors import ExecutorUnavailable, JobFailure, LLMFailed, StartupError, StorageFull, WorkerDied
 from reflexd.hookspecs import Executor
 from reflexd.registry import artifacts, runs
-from reflexd.schemas.worker import Failed, Message, Metrics, Prepared, RunSpec, Stage, Trained
+from reflexd.schemas.worker import Failed, LLMAccess, Message, Metrics, Prepared, RunSpec, Stage, Trained
 from reflexd.store.identifiers import new_directory_id
 from reflexd.store.records import Job
 from reflexd.store.signals import QUEUED, job_topic
@@ -46,6 +48,13 @@ class DispatchOptions(Struct, frozen=True, kw_only=True):
     plugins_allow: list[str]
     ground: Callable[[Path], Awaitable[Ground]]
     """Tells for a job's run directory which encoder it is trained on; raises JobFailure, or StartupError."""
+    llm_sources: frozenset[str] = frozenset()
+    """The data sources that need the local LLM to make their rows."""
+    lease_llm: Callable[[], AbstractAsyncContextManager[LLMAccess]] | None = None
+    """Holds the LLM up; raises LLMFailed."""
+    keep_made: Callable[[Job], Awaitable[list[str]]] | None = None
+    """Keeps the rows that were made with the LLM as files of the job's tenant, and returns their ids."""
+    device: Device = Device(exclusive=False)
 
 
 class Dispatcher:
@@ -67,6 +76,8 @@ class Dispatcher:
         self._pause = 0.0
         self._paused_until = 0.0
         self._on_trouble = on_trouble
+        self._with_llm: set[str] = set()
+        """Jobs whose rows are being made with the local LLM, which takes minutes."""
 
     def stop_claiming(self) -> None:
         """Start no further job; running ones go on."""
@@ -92,9 +103,13 @@ class Dispatcher:
         while self._claiming and len(self._tasks) < self._options.slots:
             if asyncio.get_running_loop().time() < self._paused_until:
                 return
-            job = await self._store.jobs.claim(self._options.running_per_key)
+            # One at a time, which has the LLM's whole speed and leaves the other slots to jobs of seconds.
+            waiting = self._options.llm_sources if self._with_llm else ()
+            job = await self._store.jobs.claim(self._options.running_per_key, sorted(waiting))
             if job is None:
                 return
+            if self._needs_llm(job):
+                self._with_llm.add(job.id)
             log.info("job running", job_id=job.id, stage=job.stage)
             task = asyncio.create_task(self._supervise(job))
             self._tasks.add(task)
@@ -102,6 +117,7 @@ class Dispatcher:
 
     def _freed(self, job_id: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._with_llm.discard(job_id)
         if not task.cancelled() and (error := task.exception()):
             log.critical("supervising a job failed", job_id=job_id, exc_info=error)
         self._store.signals.wake(QUEUED)
@@ -176,8 +192,33 @@ class Dispatcher:
 
     async def _stage(self, job: Job) -> Job | None:
         """Run one stage; return the job as it then is, None when it has ended."""
+        async with contextlib.AsyncExitStack() as held:
+            access = await self._hold(job, held)
+            try:
+                return await self._run(job, access)
+            finally:
+                if job.id in self._with_llm:
+                    self._with_llm.discard(job.id)
+                    self._store.signals.wake(QUEUED)
+
+    def _needs_llm(self, job: Job) -> bool:
+        return job.stage == "prepare" and job.source in self._options.llm_sources
+
+    async def _hold(self, job: Job, held: contextlib.AsyncExitStack) -> LLMAccess | None:
+        """Wait for what the stage needs besides a process: the LLM, or the device."""
+        options = self._options
+        if not self._needs_llm(job):
+            if job.stage == "train":
+                await held.enter_async_context(options.device.using("training"))
+            return None
+        if options.lease_llm is None:
+            raise LLMFailed("none is set up any more")
+        await self._store.jobs.add_event(job, "Waiting for the local LLM")
+        return await held.enter_async_context(options.lease_llm())
+
+    async def _run(self, job: Job, access: LLMAccess | None) -> Job | None:
         model_id = new_directory_id()
-        spec = self._spec(job, model_id, await self._options.ground(self._options.runs_dir / job.id))
+        spec = self._spec(job, model_id, await self._options.ground(self._options.runs_dir / job.id), access)
         try:
             # Leaving early closes the generator, which ends the process.
             async with contextlib.aclosing(self._executor.run(spec)) as events:
@@ -191,7 +232,8 @@ class Dispatcher:
                         case Metrics():
                             await self._store.jobs.add_event(job, event.message, kind="metrics", data=event.data)
                         case Prepared():
-                            return await self._store.jobs.prepared(job, event.labels, event.mode, event.examples)
+                            files = await self._keep_made(job)
+                            return await self._store.jobs.prepared(job, event.labels, event.mode, event.examples, files)
                         case Failed():
                             await self._store.jobs.fail(job, event.code, event.message, event.param)
                             log.info("job failed", job_id=job.id, code=event.code)
@@ -203,6 +245,11 @@ class Dispatcher:
         finally:
             if job.stage == "train" and model_id not in self._store.models:
                 await asyncio.to_thread(artifacts.discard, self._options.models_dir, model_id)
+
+    async def _keep_made(self, job: Job) -> list[str]:
+        if self._options.keep_made is None or not self._needs_llm(job):
+            return []
+        return await self._options.keep_made(job)
 
     async def _record(self, job: Job, model_id: str, event: Trained) -> None:
         version = await self._store.jobs.succeed(
@@ -238,7 +285,7 @@ class Dispatcher:
         log.error("no training process", why=why, next_try_seconds=self._pause)
         self._on_trouble(why)
 
-    def _spec(self, job: Job, model_id: str, ground: Ground) -> RunSpec:
+    def _spec(self, job: Job, model_id: str, ground: Ground, access: LLMAccess | None) -> RunSpec:
         options = self._options
         stage: Stage = job.stage
         return RunSpec(
@@ -259,6 +306,7 @@ class Dispatcher:
                 "base_model": job.base_model,
                 "base_model_version": job.base_model_version,
             },
+            llm=access,
         )
 
 

@@ -15,6 +15,24 @@ from reflexd.schemas.reflex import Mode
 Stage = Literal["prepare", "train"]
 
 
+class LLMAccess(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the local LLM answers OpenAI's /v1/completions, for as long as a run goes on."""
+
+    url: str
+    """Up to and with /v1."""
+    key: str
+    model: str
+    """What requests call it."""
+    concurrency: int
+    """Requests in flight that keep it busy; more only wait."""
+    answer_seconds: float
+    """How long one answer may take."""
+    patience_seconds: float
+    """How long it may not be reached at all, as while it is started again."""
+    parameters: int = 0
+    """Of the model, as far as they are known: what can be asked of it depends on that."""
+
+
 class RunSpec(Struct, kw_only=True, forbid_unknown_fields=True):
     """One stage to run; every path is absolute and made by the daemon, never from a user's text."""
 
@@ -35,6 +53,8 @@ class RunSpec(Struct, kw_only=True, forbid_unknown_fields=True):
     """Rows of each label that the model keeps for models that start from it."""
     plugins_allow: list[str] = field(default_factory=list)
     lineage: dict[str, Any] = field(default_factory=dict)
+    llm: LLMAccess | None = None
+    """Of a prepare stage whose source needs it."""
 
 
 class Ready(Struct, tag_field="event", tag="ready"):
@@ -81,6 +101,7 @@ class Trained(Struct, tag_field="event", tag="trained"):
 HEADLINE = (
     "accuracy",
     "accuracy_of",
+    "scored_against",
     "f1_score",
     "micro_f1",
     "n",

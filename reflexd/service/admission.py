@@ -115,10 +115,12 @@ class Admission:
         limits: Limits,
         check_url: Callable[[str, str], None],
         max_budget_seconds: float = MAX_BUDGET_SECONDS,
+        llm_missing: Callable[[], str | None] = lambda: None,
     ) -> None:
         """Raise StartupError for a source that would take the name of one of the request's own fields.
 
         `check_url` raises InvalidRequest for a webhook_url that is never sent to; it is given the field's name too.
+        `llm_missing` says what is to be done before a source can have the local LLM; None where it can.
         """
         for name, source in sources.items():
             if name in (*CreateFields.__struct_fields__, *LATER) or (name == TRAINING_FILE and not takes_file(source)):
@@ -129,6 +131,7 @@ class Admission:
         self._limits = limits
         self._check_url = check_url
         self._max_budget_seconds = max_budget_seconds
+        self._llm_missing = llm_missing
 
     def admit(self, key: Key, body: bytes, body_sha256: str, repeat: Repeat) -> Admitted:
         """Return the job that a body asks for; raises InvalidRequest that names the field."""
@@ -220,13 +223,11 @@ class Admission:
         except BadRow as error:
             raise InvalidRequest(error.message, param="labels" + error.param) from error
         if takes_file(source):
-            if needs_llm(source):
-                raise LLMNotConfigured(param=source.name)
+            self._check_llm(source)
             return labels, mode or "single_label", 0
         try:
             rows = source.check(decode_field(source.name, payload, payload_type(source)), labels)
-            if needs_llm(source):
-                raise LLMNotConfigured(param=source.name)
+            self._check_llm(source)
             if rows is None:
                 return labels, mode or "single_label", 0
             rows = rows if isinstance(rows, Sequence) else list(itertools.islice(rows, limits.rows + 1))
@@ -237,6 +238,10 @@ class Admission:
             raise InvalidRequest(error.message, param=source.name + error.param if inside else error.param) from error
         except BadRow as error:
             raise InvalidRequest(error.message, param=source.name + error.param) from error
+
+    def _check_llm(self, source: DataSource) -> None:
+        if needs_llm(source) and (missing := self._llm_missing()) is not None:
+            raise LLMNotConfigured(f"{source.name} needs a local LLM, and none is set up: {missing}", param=source.name)
 
 
 def base_of(fields: CreateFields) -> Base | None:

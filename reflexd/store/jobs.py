@@ -31,7 +31,8 @@ RETRY_SECONDS = 600
 # Least busy key first, then the one served longest ago: nobody's thousand jobs hold up somebody's first.
 _NEXT_KEY = """
 SELECT keys.id,
-       (SELECT MIN(seq) FROM jobs WHERE status = 'queued' AND paused = 0 AND key_id = keys.id) AS head,
+       (SELECT MIN(seq) FROM jobs WHERE status = 'queued' AND paused = 0 AND key_id = keys.id
+           AND (stage <> 'prepare' OR source NOT IN (SELECT value FROM json_each(?)))) AS head,
        (SELECT COUNT(*) FROM jobs WHERE status = 'running' AND key_id = keys.id) AS running
 FROM keys WHERE head IS NOT NULL AND running < ? ORDER BY running, served, head LIMIT 1
 """
@@ -74,11 +75,14 @@ class JobStore:
         """Return the job that the request of this new one has made before; raises IdempotencyKeyReused."""
         return await _earlier(self._database, job, retried)
 
-    async def claim(self, running_per_key: int) -> Job | None:
-        """Set the next fair job to running and return it; None when nothing may run now."""
+    async def claim(self, running_per_key: int, except_sources: Sequence[str] = ()) -> Job | None:
+        """Set the next fair job to running and return it; None when nothing may run now.
+
+        Jobs whose rows are still to be made by one of `except_sources` are left waiting.
+        """
 
         async def work(tx: Transaction) -> Job | None:
-            key = await tx.row(_NEXT_KEY, (running_per_key,))
+            key = await tx.row(_NEXT_KEY, (encode_json(list(except_sources)), running_per_key))
             if key is None:
                 return None
             row = await tx.row(
@@ -110,7 +114,9 @@ class JobStore:
 
         await self._database.write(work, lambda _: self._signals.wake(job_topic(job.id)))
 
-    async def prepared(self, job: Job, labels: list[str], mode: str, examples: int) -> Job | None:
+    async def prepared(
+        self, job: Job, labels: list[str], mode: str, examples: int, result_files: Sequence[str] = ()
+    ) -> Job | None:
         """Record that the rows of a running job are made; it rests as `prepared` where it asked for that."""
         status = "running" if job.auto_train else "prepared"
         return await self._change(
@@ -122,6 +128,7 @@ class JobStore:
                 "labels": encode_json(labels),
                 "mode": mode,
                 "trained_examples": examples,
+                "result_files": encode_json(list(result_files)),
             },
             f"{examples} training rows with {len(labels)} labels are ready",
             claim=job.claims,
@@ -213,6 +220,12 @@ class JobStore:
     async def train(self, job_id: str) -> Job | None:
         """Queue the training of a job that rests at `prepared`; None for any other."""
         return await self._change(job_id, ("prepared",), {"status": "queued"}, "Training queued")
+
+    async def edited(self, job_id: str, labels: list[str], mode: str, examples: int) -> Job | None:
+        """Record that the rows of a job that rests at `prepared` were replaced; None for any other."""
+        change = {"labels": encode_json(labels), "mode": mode, "trained_examples": examples}
+        said = f"The rows were replaced: {examples} with {len(labels)} labels"
+        return await self._change(job_id, ("prepared",), change, said)
 
     async def requeue(self, job: Job, why: str, *, died: bool) -> Job | None:
         """Put a running job back in the queue; `died` counts an attempt, else an interruption."""

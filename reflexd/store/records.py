@@ -35,6 +35,7 @@ class Job(Struct, frozen=True, kw_only=True):
     hyperparameters: dict[str, Any] = {}
     training_file: str
     validation_file: str | None = None
+    result_files: list[str] = []
     webhook_url: str | None = None
     trained_examples: int = 0
     trained_tokens: int | None = None
@@ -69,7 +70,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
 ACTIVE = ("queued", "running", "prepared")
 """Statuses of a job that has not ended."""
-_JSON = ("labels", "metadata", "hyperparameters", "result", "error")
+_JSON = ("labels", "metadata", "hyperparameters", "result_files", "result", "error")
 _FLAGS = ("auto_train", "paused")
 
 

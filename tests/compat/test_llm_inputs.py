@@ -18,6 +18,13 @@ GOOD: dict[str, dict[str, Any]] = {
     "generate": {"generate": {"description": "sorts tickets"}},
     "the fewest examples": {"generate": {"description": "x", "examples_per_label": 5}},
     "the most examples": {"generate": {"description": "x", "examples_per_label": 1_000}},
+    "lines and seeds": {
+        "generate": {
+            "description": "x",
+            "label_descriptions": {"bug": "what does not work"},
+            "seed_examples": [{"text": "the app freezes", "label": "bug"}],
+        }
+    },
     "label_data": {"label_data": {"texts": TEXTS}},
     "the most texts": {"label_data": {"texts": TEXTS * 2_000, "description": "tickets"}},
 }
@@ -38,6 +45,22 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "20,001 texts": ({"label_data": {"texts": ["x"] * 20_001}}, "label_data.texts"),
     "an empty text": ({"label_data": {"texts": [*TEXTS, " "]}}, "label_data.texts[10]"),
     "a text that is a row": ({"label_data": {"texts": [*TEXTS, {"text": "a"}]}}, "label_data.texts[10]"),
+    "a line about no label": (
+        {"generate": {"description": "x", "label_descriptions": {"other": "y"}}},
+        "generate.label_descriptions['other']",
+    ),
+    "an empty line about a label": (
+        {"label_data": {"texts": TEXTS, "label_descriptions": {"bug": " "}}},
+        "label_data.label_descriptions['bug']",
+    ),
+    "a seed of another label": (
+        {"generate": {"description": "x", "seed_examples": [{"text": "a", "label": "other"}]}},
+        "generate.seed_examples[0].label",
+    ),
+    "a seed without a text": (
+        {"generate": {"description": "x", "seed_examples": [{"text": "a", "label": "bug"}, {"label": "bug"}]}},
+        "generate.seed_examples[1].text",
+    ),
     "no labels": ({"generate": {"description": "x"}, "labels": []}, "labels"),
     "one label": ({"label_data": {"texts": TEXTS}, "labels": ["one"]}, "labels"),
     "rows too": ({"generate": {"description": "x"}, "training_data": TICKETS}, "training_data"),

@@ -1,0 +1,1 @@
+"""Decides how a local language model is had, kept running and asked."""
