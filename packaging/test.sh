@@ -35,9 +35,9 @@ check types mypy
 check imports lint-imports
 # Three at a time: more than half of a test's life is waiting for a daemon. A file's tests stay together, for they share daemons.
 if [ -n "$marked" ]; then
-    check tests python -m pytest -n 3 --dist loadfile -m "$marked" --durations=10
+    check tests python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "$marked" --durations=10
 else # measuring the coverage of every daemon costs half as much time again
-    check tests python -m pytest -n 3 --dist loadfile --cov --cov-report= --durations=10
+    check tests python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report= --durations=10
     check coverage coverage report --format=total
 fi
 

