@@ -188,7 +188,7 @@ async def llm_alone(
                     lambda: np.array(list(noisy_channel.likelihoods(client, "alone", asked, prompts)))
                 )
     finally:
-        await keeper.stop()
+        await keeper.close()
     likely = found.reshape(len(labels), len(texts)).T
     # What a label makes likely whatever the text says is taken off: without it, one label has them all.
     likely = likely - likely.mean(axis=0)

@@ -127,7 +127,7 @@ class Daemon:
             ground = partial(backbones.ground, default=present, precision=config.backbone.precision)
             device = parts.device()
             llm = parts.llm(device)
-            stack.push_async_callback(llm.stop)
+            stack.push_async_callback(llm.close)
             dispatcher = Dispatcher(
                 store, executor, parts.dispatch_options(ground, plugins, llm, made, device), on_trouble
             )

@@ -1,51 +1,21 @@
-"""Decides how the user's own texts (`label_data`) get labels: the encoder proposes, the LLM judges where it is unsure.
+"""Decides what the `label_data` field may hold: the user's own texts, which are sorted into given labels.
 
-A text that fits none of the labels is left out and counted. Each row says how likely its label is right, and by whom.
+How that is done stands in labelling.py, which is imported when it is: it takes a second.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
-import numpy as np
 from msgspec import Meta, Struct, field
-from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 
 from reflexd import DataSource, Example, InvalidInput, SourceContext, hookimpl
-from reflexd_plugins import noisy_channel
 from reflexd_plugins.label_words import check_lines, described
-from reflexd_plugins.noisy_channel import Question
-from reflexd_plugins.progress import told
-from reflexd_plugins.proposals import (
-    STRENGTH,
-    Ground,
-    Places,
-    Scores,
-    log_probabilities,
-    margins,
-    normalised,
-    outside,
-    propose,
-    surest,
-)
-
-Flags = NDArray[np.bool_]
 
 MIN_LABELS = 2
-JUDGED_SHARE = 0.2
-"""Of the texts, those with the least margin: of the others the encoder is right more often than a small model."""
-MOST_JUDGED = 2_000
-"""Each is judged under two labels: some 4,000 judgements, which take minutes on a processor."""
-SEEDS = 4
-WEIGHT = 0.5
-"""Of the LLM's log odds beside the encoder's."""
-FOLDS = 5
-SEED = 0
+MAX_TEXT_CHARS = 20_000
+"""Of a text that is to be labelled: what it is about must be plain from less."""
 
 
 class LabelData(Struct, kw_only=True):
@@ -55,13 +25,6 @@ class LabelData(Struct, kw_only=True):
     description: Annotated[str, Meta(max_length=20_000)] | None = None
     label_descriptions: dict[str, Annotated[str, Meta(max_length=2_000)]] = field(default_factory=dict)
     """A line about a label; one may stand in the description too, behind the label and a colon."""
-
-
-class LabelledRow(Example, frozen=True, kw_only=True):
-    """A made row."""
-
-    probability: float
-    decided_by: str
 
 
 class LabelledRows:
@@ -76,124 +39,20 @@ class LabelledRows:
         for number, text in enumerate(payload.texts):
             if not text or text.isspace():
                 raise InvalidInput("The text is empty", f".texts[{number}]")
+            if "\0" in text:
+                raise InvalidInput("The text contains a NUL character", f".texts[{number}]")
+            if len(text) > MAX_TEXT_CHARS:
+                raise InvalidInput(f"The text has more than {MAX_TEXT_CHARS} characters", f".texts[{number}]")
         if len(labels) < MIN_LABELS:
             raise InvalidInput(f"label_data needs at least {MIN_LABELS} labels", "labels")
         check_lines(payload.label_descriptions, labels)
 
     def rows(self, payload: LabelData, context: SourceContext) -> Iterable[Example]:
         """Yield the texts that fit a label, in their order, each once."""
-        texts = list(dict.fromkeys(payload.texts))
-        labels = list(context.labels)
-        about = described(labels, payload.description, payload.label_descriptions)
-        context.emit(f"Reading {len(texts)} different texts")
-        ground = Ground(context.embed, texts, about)
-        belief = propose(ground.centred, ground.centred_anchors)
-        left_out = outside(ground, belief)
-        judged = self._judge(payload, context, texts, belief, left_out)
-        changed = int((judged.belief.argmax(axis=1) != belief.argmax(axis=1)).sum())
-        context.emit(f"The LLM judged {len(judged.places)} texts, and gave {changed} another label than the encoder")
-        probability = calibrated(ground, judged.belief, left_out)
-        made, by = judged.belief.argmax(axis=1), set(judged.places.tolist())
-        counts = Counter(labels[made[place]] for place in range(len(texts)) if not left_out[place])
-        each = ", ".join(f"{label} {counts[label]}" for label in labels)
-        context.emit(f"Labelled: {each}; {int(left_out.sum())} texts fit no label and are left out")
-        return self._made(texts, labels, made, probability, by, left_out)
+        from reflexd_plugins.labelling import labelled
 
-    @staticmethod
-    def _made(
-        texts: Sequence[str],
-        labels: Sequence[str],
-        made: Places,
-        probability: Scores,
-        by: set[int],
-        left_out: Flags,
-    ) -> Iterator[Example]:
-        for place, text in enumerate(texts):
-            if not left_out[place]:
-                yield LabelledRow(
-                    text,
-                    labels[made[place]],
-                    probability=round(float(probability[place]), 4),
-                    decided_by="encoder and llm" if place in by else "encoder",
-                )
-
-    def _judge(
-        self, payload: LabelData, context: SourceContext, texts: Sequence[str], belief: Scores, left_out: Flags
-    ) -> Judged:
-        """Let the LLM choose between the two likeliest labels of the texts that the encoder is unsure of."""
-        assert context.llm is not None
-        about = described(list(context.labels), payload.description, payload.label_descriptions)
-        order = np.argsort(-belief, axis=1, kind="stable")
-        lead = margins(belief)
-        inside = np.flatnonzero(~left_out)
-        count = min(MOST_JUDGED, int(np.ceil(JUDGED_SHARE * len(texts))))
-        places = inside[np.argsort(lead[inside], kind="stable")][:count]
-        prompts = [
-            noisy_channel.prompt(one, [texts[place] for place in seeds])
-            for one, seeds in zip(about, _seeds(belief, left_out), strict=True)
-        ]
-        # By label: the LLM reads what is said of a label once for all of its texts.
-        asked = sorted((int(label), int(place)) for place in places for label in order[place, :2])
-        questions = (Question(f"{place}-{label}", texts[place], label) for label, place in asked)
-        context.emit(f"The encoder is unsure of {len(places)} texts; the LLM judges them")
-        likely = noisy_channel.likelihoods(context.llm, "judge", questions, prompts)
-        found = dict(zip(asked, told(likely, len(asked), "judgements", context.emit), strict=True))
-        out = belief.copy()
-        for place in places:
-            first, second = (int(label) for label in order[place, :2])
-            odds = found[first, int(place)] - found[second, int(place)]
-            if np.isfinite(odds):
-                out[place, first] += WEIGHT * odds / 2
-                out[place, second] -= WEIGHT * odds / 2
-        return Judged(normalised(out), places)
-
-
-class Judged(Struct, frozen=True):
-    """Log probabilities after the LLM has judged, and the places of the texts that it has judged."""
-
-    belief: Scores
-    places: Places
-
-
-def _seeds(belief: Scores, left_out: Flags) -> list[list[int]]:
-    """Return for each label some texts that are surely of it, not only the very surest, which are all alike."""
-    made, chance = belief.argmax(axis=1), np.random.default_rng(SEED)
-    sure = surest(belief, 0.5, 10)
-    sure = sure[~left_out[sure]]
-    out = []
-    for label in range(belief.shape[1]):
-        own = sure[made[sure] == label]
-        out.append([int(place) for place in chance.permutation(own)[:SEEDS]])
-    return out
-
-
-def calibrated(ground: Ground, belief: Scores, left_out: Flags) -> Scores:
-    """Return the probability [texts] of the label that each text is given.
-
-    A head that is fitted on the other folds' made labels says how predictable these are; the temperature at which it
-    is as sure as it is right is applied to the belief. It tells agreement and not truth, which nobody here knows.
-    """
-    made = belief.argmax(axis=1)
-    kept = np.flatnonzero(~left_out)
-    counts = np.bincount(made[kept], minlength=belief.shape[1])
-    kept = kept[counts[made[kept]] >= FOLDS]
-    apart = np.full_like(belief, np.nan)
-    if len(np.unique(made[kept])) >= MIN_LABELS:
-        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
-        for train, test in folds.split(kept, made[kept]):
-            head = LogisticRegression(C=STRENGTH, max_iter=200).fit(ground.centred[kept[train]], made[kept[train]])
-            apart[kept[test]] = log_probabilities(head, ground.centred[kept[test]], belief.shape[1])
-
-        def loss(temperature: float) -> float:
-            scaled = normalised(apart[kept] / temperature)
-            return float(-scaled[np.arange(len(kept)), made[kept]].mean())
-
-        scale = float(minimize_scalar(loss, bounds=(0.2, 10.0), method="bounded").x)
-    else:
-        scale = 1.0
-    likely = np.exp(normalised(belief / max(1.0, scale)))
-    found: Scores = likely[np.arange(len(made)), made]
-    return found
+        about = described(context.labels, payload.description, payload.label_descriptions)
+        return labelled(list(dict.fromkeys(payload.texts)), about, context)
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Decides what is said of each label in words: its name, and a line about it where the request has one."""
+"""Decides what is said of each label in words, its name and a line about it, and of each row that is made for it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from reflexd import InvalidInput
+from reflexd import Example, InvalidInput
 
 MAX_LINE_CHARS = 300
 """Of what is said of one label: a small language model loses the thread in more."""
-LINE = re.compile(r"\s*[-*•]?\s*[\"'`]?(?P<label>.+?)[\"'`]?\s*(?::|=|\s[-–—])\s+(?P<line>\S.*)")
+MOST_CHARS_READ = 1_000
+"""Of a line of the description, in which a label may stand with what it is."""
+MARKS = (":", "=", " - ", " \N{EN DASH} ", " \N{EM DASH} ")
+QUOTES = "\"'`*- \N{BULLET}"
 CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+class MadeRow(Example, frozen=True, kw_only=True):
+    """A row whose label was made: how likely it is right, by the encoder, and who decided."""
+
+    probability: float
+    decided_by: str
 
 
 class Described(Struct, frozen=True):
@@ -31,13 +41,31 @@ class Described(Struct, frozen=True):
 def described(labels: Sequence[str], description: str | None, lines: Mapping[str, str]) -> list[Described]:
     """Return what is said of each label, in their order.
 
-    A line comes from `lines`, else from a line of the description that begins with the label and a colon or a dash.
+    A line comes from `lines`, else from a line of the description that begins with the label and a colon or a dash. Of
+    a label of which nothing is said by itself, the rest of the description is said.
     """
     found = {words_of(label): "" for label in labels}
+    rest = []
     for line in (description or "").splitlines():
-        if (matched := LINE.fullmatch(line)) and (name := words_of(matched["label"])) in found:
-            found[name] = found[name] or matched["line"]
-    return [Described(label, name := words_of(label), _short(lines.get(label) or found[name])) for label in labels]
+        name, said = _named(line[:MOST_CHARS_READ], found)
+        if said:
+            found[name] = found[name] or said
+        else:
+            rest.append(line)
+    whole = " ".join(rest)
+    return [
+        Described(label, name := words_of(label), _short(lines.get(label) or found[name] or whole)) for label in labels
+    ]
+
+
+def _named(line: str, names: Mapping[str, str]) -> tuple[str, str]:
+    """Return the name that a line begins with, before a colon, a dash or an equals sign, and what follows that."""
+    line = " ".join(line.split())
+    for at, mark in sorted((at, mark) for mark in MARKS if (at := line.find(mark)) > 0):
+        name, said = words_of(line[:at].strip(QUOTES)), line[at + len(mark) :].strip()
+        if name in names and said:
+            return name, said
+    return "", ""
 
 
 def check_lines(lines: Mapping[str, str], labels: Sequence[str]) -> None:

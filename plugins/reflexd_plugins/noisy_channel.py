@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 from msgspec import Struct
 
 from reflexd import LLM, LLMAnswer, LLMRequest
@@ -62,4 +61,4 @@ def _likelihood(answer: LLMAnswer, prefix: int) -> float:
         behind = [float(value) for offset, value in pairs if offset >= prefix and value is not None]
     except (KeyError, IndexError, TypeError, ValueError):  # it refused, or babbles
         return float("nan")
-    return float(np.sum(behind)) if behind else float("nan")
+    return sum(behind) if behind else float("nan")

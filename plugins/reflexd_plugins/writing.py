@@ -8,6 +8,7 @@ another one, and a line ends it.
 from __future__ import annotations
 
 import random
+import unicodedata
 from collections.abc import Sequence
 
 from reflexd import LLMAnswer, LLMRequest
@@ -35,8 +36,8 @@ STARTERS = (
 SEEDS_SHOWN = 3
 SEED_CHARS = 300
 MAX_TOKENS = 40
-TEMPERATURE = 0.9
-FEWEST_WORDS, MOST_WORDS = 2, 40
+TEMPERATURE = 0.8
+FEWEST_WORDS, FEWEST_CHARS, MOST_CHARS = 2, 4, 400
 
 
 class Ask:
@@ -46,7 +47,8 @@ class Ask:
         """`seeds` are texts of the label that the user has given; `seed` makes the request reproducible."""
         chance = random.Random(f"{seed} {key}")  # noqa: S311 - variety, no secret
         self.key = key
-        self.start = chance.choice(STARTERS) if not seeds and chance.random() < 0.5 else ""
+        english = about.said.isascii()
+        self.start = chance.choice(STARTERS) if english and not seeds and chance.random() < 0.5 else ""
         self._prompt = prompt(about, seeds, chance) + self.start
         self._seed = chance.randrange(2**31)
 
@@ -69,8 +71,13 @@ class Ask:
         except (KeyError, IndexError, TypeError):  # refused, or babble
             return None
         text = " ".join((self.start + written).split()).strip("\"'`*")
-        words = len(text.split())
-        return text if ended and FEWEST_WORDS <= words <= MOST_WORDS and text.isprintable() else None
+        # By words where they are written apart, as few scripts do not.
+        few = len(text) < FEWEST_CHARS or (text.isascii() and len(text.split()) < FEWEST_WORDS)
+        return None if few or not ended or len(text) > MOST_CHARS or any(map(_is_control, text)) else text
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs", "Co", "Cn")
 
 
 def prompt(about: Described, seeds: Sequence[str], chance: random.Random) -> str:

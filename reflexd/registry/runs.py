@@ -138,8 +138,9 @@ def replace_rows(run_dir: Path, rows: Iterable[Struct], mark: PreparedRows) -> N
     write_durably(run_dir / name, content)
     made = before is not None and before.made
     mark_prepared(run_dir, structs.replace(mark, file=name, sha256=hashlib.sha256(content).hexdigest(), made=made))
-    if before is not None:
-        (run_dir / before.file).unlink(missing_ok=True)
+    for older in run_dir.glob("rows-*.jsonl"):  # the last but one: whoever reads the last now still finds it
+        if older.name != name and (before is None or older.name != before.file):
+            older.unlink(missing_ok=True)
 
 
 def write_validation(run_dir: Path, rows: Iterable[Struct]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -33,6 +34,7 @@ class MadeRows:
         self._jobs = jobs
         self._files = files
         self._runs_dir = runs_dir
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def keep(self, job: Job) -> list[str]:
         """Keep the rows of a job as a file of its tenant and return its id alone; raises StorageFull.
@@ -68,6 +70,10 @@ class MadeRows:
         Raises InvalidRequest that names the row, counted from 0.
         """
         job = await self._jobs.get(key, job_id)
+        async with self._turns.setdefault(job.id, asyncio.Lock()):
+            return await self._replace_alone(await self._jobs.get(key, job_id), body)
+
+    async def _replace_alone(self, job: Job, body: bytes) -> Job:
         if job.status != "prepared":
             raise JobNotPrepared
         labels, mode, count = await asyncio.to_thread(self._replace, job, body)

@@ -71,7 +71,7 @@ NOT_RUN = {
     "pip install ./plugins/example": "would change this environment; the daemon here has it by PYTHONPATH",
     "sh packaging/test.sh": "runs this test",
     "reflexd backbones add": "needs a directory of 440 MB; tests/integration/test_backbones.py adds smaller ones",
-    '"label_data": {"texts": texts': "needs a language model; tests/integration/test_made_labels.py has one",
+    '"label_data": {': "needs a language model; tests/integration/test_made_labels.py has one",
     "reflexd llm import": "downloads 1 GB; tests/integration/test_llm_verbs.py imports the wheel and installs",
     "reflexd llm install --wheels": "needs 880 MB of wheels; tests/integration/test_llm_verbs.py has smaller ones",
     "python -m benchmarks.quick_start": "measures for minutes; a test below asks it for its help",

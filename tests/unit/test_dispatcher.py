@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -191,8 +191,8 @@ async def test_a_cancel_right_after_the_claim_is_not_missed(
     job = await new_job(store, tmp_path)
     claim = store.jobs.claim
 
-    async def claim_then_cancel(limit: int) -> Job | None:
-        claimed = await claim(limit)
+    async def claim_then_cancel(limit: int, except_sources: Sequence[str] = ()) -> Job | None:
+        claimed = await claim(limit, except_sources)
         if claimed is not None:
             await store.jobs.cancel(claimed.id)
         return claimed

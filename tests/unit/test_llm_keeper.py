@@ -56,7 +56,7 @@ async def make(tmp_path: Path):  # type: ignore[no-untyped-def]
 
     yield keeper
     for one in made:
-        await one.stop()
+        await one.close()
 
 
 Make = Callable[..., Keeper]

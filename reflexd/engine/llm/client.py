@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -30,7 +31,9 @@ PAUSES = (1.0, 5.0)
 OUTAGE_PAUSE = 2.0
 MOST_ANSWER_BYTES = 64 << 20
 SYNC_EVERY_SECONDS = 1.0
-BUSY, SERVER_ERROR = 429, 500
+SERVER_ERROR = 500
+PASSING = (429, 502, 503, 504)
+"""Statuses of a server that is busy or still loads its model: they say nothing of the request."""
 FOREIGN = (401, 403, 404)
 """Statuses that say nothing of the request: this is no server of ours, or not for us."""
 
@@ -120,12 +123,12 @@ class Client:
                 pass  # it is being started again
             else:
                 status = response.status_code
-                if status < SERVER_ERROR and status != BUSY:
+                if status < SERVER_ERROR and status not in PASSING:
                     self._answered_at = time.monotonic()
                     if status in FOREIGN:
                         raise JobFailure("llm_refused", f"The LLM server answered {status}: {_said(response)}")
                     return answers.add(request.custom_id, response)
-                if status >= SERVER_ERROR:
+                if status not in PASSING:
                     broken += 1
                     if broken >= TRIES:
                         return answers.add(request.custom_id, response)
@@ -163,8 +166,9 @@ class _Answers:
         whole = content[: content.rfind(b"\n") + 1]
         self._file.truncate(len(whole))
         for line in whole.splitlines():
-            answer = _decode_line(line).answer()
-            self._known[answer.custom_id] = answer
+            with contextlib.suppress(msgspec.DecodeError):  # of a disk that was full: it is asked again
+                answer = _decode_line(line).answer()
+                self._known[answer.custom_id] = answer
 
     def __enter__(self) -> _Answers:
         return self
@@ -183,7 +187,9 @@ class _Answers:
         line = _Line(f"batch_req_{secrets.token_hex(12)}", custom_id, response)
         with self._lock:
             if not self._file.closed:  # else nobody waits for it any more
-                self._file.write(msgspec.json.encode(line) + b"\n")
+                rest = memoryview(msgspec.json.encode(line) + b"\n")
+                while rest:
+                    rest = rest[self._file.write(rest) or 0 :]
                 now = time.monotonic()
                 if now - self._synced_at > SYNC_EVERY_SECONDS:
                     os.fdatasync(self._file.fileno())

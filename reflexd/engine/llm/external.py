@@ -52,6 +52,9 @@ class External:
     async def stop(self) -> None:
         """Do nothing: somebody else stops it."""
 
+    async def close(self) -> None:
+        """Do nothing."""
+
     async def status(self) -> dict[str, Any]:
         """Return what the operator is to know."""
         return {"state": "external", "model": self._options.model, "engine": self._options.url}

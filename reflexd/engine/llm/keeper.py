@@ -61,6 +61,7 @@ class Keeper:
         self._launch: Launch | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._starting: asyncio.Task[None] | None = None
         self._port, self._key = 0, ""
         self._started_at = self._used_at = 0.0
         self._restarts = 0
@@ -71,7 +72,9 @@ class Keeper:
         self._leases += 1
         try:
             async with self._turn:
-                await self._ensure()
+                if not (self._leases > 1 or self._device_is_free()):
+                    await self._end()  # training has waited for the device longer
+                await self._ensured()
                 assert self._model is not None
                 assert self._launch is not None
                 access = LLMAccess(
@@ -97,7 +100,16 @@ class Keeper:
             raise LanguageModelRefused(failure.why) from failure
 
     async def stop(self) -> None:
-        """End it; a job that needs it starts it again."""
+        """End it; the next job that needs it starts it again. Raises LanguageModelRefused while a job has it."""
+        if self._leases:
+            raise LanguageModelRefused("a job makes its rows with it: cancel or pause the job first")
+        async with self._turn:
+            await self._end()
+
+    async def close(self) -> None:
+        """End it whoever has it, for the daemon stops; a start that is under way is given up."""
+        if self._starting is not None:
+            self._starting.cancel()
         async with self._turn:
             await self._end()
 
@@ -116,9 +128,26 @@ class Keeper:
             "restarts": self._restarts,
         }
 
-    async def _ensure(self) -> None:
+    def _device_is_free(self) -> bool:
+        return not self._device.wanted("training")
+
+    async def _ensured(self) -> None:
+        """Start it where it does not run; raises LLMFailed, also where the daemon stops meanwhile."""
         if self._watching is not None and not self._watching.done():
             return
+        self._starting = asyncio.create_task(self._start())
+        try:
+            await asyncio.shield(self._starting)
+        except asyncio.CancelledError:
+            if self._starting.cancelled():
+                raise LLMFailed("the daemon stops") from None
+            self._starting.cancel()  # whoever asked for it is gone
+            await asyncio.gather(self._starting, return_exceptions=True)
+            raise
+        finally:
+            self._starting = None
+
+    async def _start(self) -> None:
         self._model = self._find()
         await self._device.acquire("llm")
         self._port, self._key = _free_port(), secrets.token_urlsafe(32)
@@ -190,6 +219,14 @@ class Keeper:
 
     async def _watch(self) -> None:
         """Stop it when it is idle or training waits for its device; start it again when it dies or hangs."""
+        try:
+            await self._look_after()
+        except Exception as error:  # its log file cannot be opened, say: nobody must wait for the device for ever
+            log.exception("llm is looked after no more")
+            self._why = f"it is looked after no more: {type(error).__name__}"
+            await self._release(failed=True)
+
+    async def _look_after(self) -> None:
         assert self._launch is not None
         looked_at = time.monotonic()
         while True:
@@ -259,7 +296,7 @@ class Keeper:
 
     async def _kill(self) -> None:
         """End the process and all that it started, and wait until it is gone."""
-        process, self._process = self._process, None
+        process = self._process
         if process is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -269,6 +306,7 @@ class Keeper:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # those of its children that are left, too
         await process.wait()
+        self._process = None
 
 
 def _free_port() -> int:
