@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from reflexd.schemas.reflex import BatchResult, Fields, GivenRow, LongText
 
 ENDPOINT = "/v1/reflex/predict"
 """The one route whose requests a batch of /v1/batches may hold."""
+MAX_CUSTOM_ID = 256
+"""Characters of what tells one row of a batch from the others."""
 COMPLETION_WINDOW = "24h"
 
 ReflexStatus = Literal["queued", "in_progress", "completed", "failed", "cancelling", "cancelled", "expired"]
@@ -29,7 +31,7 @@ class UploadRequest(Struct, kw_only=True):
 class UploadRow(Struct, kw_only=True):
     """One text with the models to ask; `id` is the caller's, different for each row, and comes back."""
 
-    id: str
+    id: Annotated[str, Meta(max_length=MAX_CUSTOM_ID)]
     model: list[str]
     text: str
 

@@ -14,13 +14,12 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from reflexd.errors import ContextLengthExceeded, InvalidJSON, InvalidRequest
 from reflexd.registry.batches import Line
-from reflexd.schemas.batches import ENDPOINT, UploadRequest
+from reflexd.schemas.batches import ENDPOINT, MAX_CUSTOM_ID, UploadRequest
 from reflexd.service.decoding import decode, field_error
 from reflexd.service.questions import Questions, check_count
 from reflexd.service.rendering import encode
 from reflexd.store.batches import BatchError
 
-MAX_CUSTOM_ID = 256
 DIGEST_BYTES = 16
 TEXT_ERRORS: dict[str | None, type[InvalidRequest]] = {
     kind.code: kind for kind in (InvalidRequest, InvalidJSON, ContextLengthExceeded)
@@ -64,6 +63,8 @@ def read_upload(body: bytes, questions: Questions, most: int) -> Upload:
     ids: dict[str, int] = {}
     for number, given in enumerate(request.requests):
         place = f"requests[{number}]"
+        if len(given.id) > MAX_CUSTOM_ID:
+            raise InvalidRequest(f"id must have {MAX_CUSTOM_ID} characters at most", param=f"{place}.id")
         if (first := ids.setdefault(given.id, number)) != number:
             raise InvalidRequest(
                 f"The id of this row is that of requests[{first}] already: their results could not be told apart",

@@ -150,7 +150,7 @@ def test_input_lines_are_taken_one_by_one(tmp_path: Path) -> None:
 
 def test_an_upload_names_the_row_that_is_wrong() -> None:
     rows = [{"id": str(n), "model": ["m"], "text": "a"} for n in range(5)]
-    odd = {"id": "6", "model": ["m", "n"], "text": 5}
+    odd = {"id": "\u00e9" * 256, "model": ["m", "n"], "text": 5}
     taken = read_upload(json.dumps({"requests": [*rows, odd]}).encode(), Questions(LIMITS), 9)
     assert taken.models == {("m",): 0, ("m", "n"): 5}
     assert [b'"error"' in line for line in taken.lines] == [False] * 5 + [True]
@@ -159,6 +159,7 @@ def test_an_upload_names_the_row_that_is_wrong() -> None:
         ({"id": "6", "model": "m"}, "requests[5].model"),
         ({"id": "6"}, "requests[5].model"),
         ({"model": ["m"]}, "requests[5].id"),
+        ({"id": "\u00e9" * 257, "model": ["m"], "text": "a"}, "requests[5].id"),
     ):
         with pytest.raises(InvalidRequest) as refused:
             read_upload(json.dumps({"requests": [*rows, wrong]}).encode(), Questions(LIMITS), 9)
