@@ -24,6 +24,8 @@ from reflexd.registry.files import fsync_directory, new_directory, remove_direct
 INPUT = "input.jsonl"
 RESULTS = "results.jsonl"
 BLOCK_BYTES = 1 << 18
+MOST_BLANK_LINES = 100_000
+"""In a whole input: a file of nothing else would hold whoever looks for the next row for minutes."""
 
 _STRING = rb'"(?:[^"\\]|\\.)*"'
 _GOOD = re.compile(
@@ -33,11 +35,13 @@ _GOOD = re.compile(
 
 
 class Line(Struct, frozen=True):
-    """A line of the input that is not blank; `number` counts all lines, from 1."""
+    """A line of the input that is not blank, or one blank line too many; `number` counts all lines, from 1."""
 
     number: int
     content: bytes
     too_long: bool = False
+    too_many_blanks: bool = False
+    """Nothing is read behind it."""
 
 
 def create(batches_dir: Path, batch_id: str, lines: Iterable[bytes]) -> None:
@@ -77,7 +81,7 @@ class BatchInput:
         """Of a line with more bytes than `most_line_bytes` only that is told."""
         self._most = most_line_bytes
         self._file = (folder / INPUT).open("rb")
-        self._number = 0
+        self._number, self._blank = 0, 0
 
     def take(self, most_lines: int, most_bytes: int) -> list[Line]:
         """Return the next lines, at least one unless there is none left; no more once they have `most_bytes`."""
@@ -98,7 +102,7 @@ class BatchInput:
         self._file.close()
 
     def _next(self) -> Line | None:
-        while content := self._file.readline(self._most + 1):
+        while self._blank <= MOST_BLANK_LINES and (content := self._file.readline(self._most + 1)):
             self._number += 1
             if len(content) > self._most:
                 while content and not content.endswith(b"\n"):
@@ -106,6 +110,9 @@ class BatchInput:
                 return Line(self._number, b"", too_long=True)
             if content := content.strip():
                 return Line(self._number, content)
+            self._blank += 1
+            if self._blank > MOST_BLANK_LINES:
+                return Line(self._number, b"", too_many_blanks=True)
         return None
 
 

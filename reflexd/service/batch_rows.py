@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from reflexd.errors import ContextLengthExceeded, InvalidJSON, InvalidRequest
-from reflexd.registry.batches import Line
+from reflexd.registry.batches import MOST_BLANK_LINES, Line
 from reflexd.schemas.batches import ENDPOINT, MAX_CUSTOM_ID, UploadRequest
 from reflexd.service.decoding import decode, field_error
 from reflexd.service.questions import Questions, check_count
@@ -118,6 +118,9 @@ def check_lines(lines: Sequence[Line], seen: set[bytes], most_names: int) -> tup
         try:
             if line.too_long:
                 raise _Wrong("line_too_long", "The line has more bytes than a request may have", None)
+            if line.too_many_blanks:
+                said = f"A file can have {MOST_BLANK_LINES} blank lines at most: what follows was not read"
+                raise _Wrong("too_many_blank_lines", said, None)
             given = _read(line.content)
             _check(given, seen)
         except _Wrong as wrong:

@@ -174,6 +174,19 @@ async def test_an_input_file_has_so_many_lines(appliance: Appliance, key: Key) -
     assert [error.code for error in ended.errors] == ["too_many_tasks"]
 
 
+async def test_an_input_file_has_so_many_blank_lines(appliance: Appliance, key: Key) -> None:
+    good, most = request("a", model="m", text="a"), batches.MOST_BLANK_LINES
+    appliance.start()
+    blank = b"\n" * (most // 2)
+    ended = await appliance.ended(await appliance.add_file(key, blank + good + b" " + blank + good[:-1]))
+    assert ended.errors is not None
+    assert [(error.code, error.line) for error in ended.errors] == [("duplicate_custom_id", most + 2)]
+    ended = await appliance.ended(await appliance.add_file(key, blank + good + blank + b"\r\n" * 9 + b"no row\n"))
+    assert (ended.status, ended.total) == ("failed", 0)
+    assert ended.errors is not None
+    assert [(error.code, error.line) for error in ended.errors] == [("too_many_blank_lines", most + 2)]
+
+
 async def test_the_files_of_a_batch_are_not_made_twice(
     appliance: Appliance, key: Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:
