@@ -23,6 +23,8 @@ from reflexd.schemas.worker import Event, Failed, Ready, RunSpec, Terminal, deco
 
 STANDING_BY_SECONDS = 1.0
 """A process that was started for a job hears of it sooner."""
+TUNING = "torch"
+"""The module that is imported where what only tuning needs has been."""
 
 
 def main() -> None:
@@ -49,6 +51,7 @@ def main() -> None:
     gc.freeze()  # what the imports made stays; collections need not look at it again
     send(Ready(os.getpid()))
     line = _first(lines, stages)
+    frozen = TUNING in sys.modules
     while True:
         spec = decode_spec(line)
         end = _run(stages, spec)
@@ -57,6 +60,9 @@ def main() -> None:
         send(end)
         # After the answer, not before it: a full collection over torch's objects took 250 of a small job's 300 ms.
         gc.collect()
+        if not frozen and TUNING in sys.modules:
+            frozen = True
+            gc.freeze()  # the job imported what stays, as standing by would have
         line = lines.get()
 
 
@@ -67,7 +73,8 @@ def _first(lines: queue.SimpleQueue[bytes], stages: object) -> bytes:
     assert isinstance(stages, Stages)
     with contextlib.suppress(queue.Empty):
         return lines.get(timeout=STANDING_BY_SECONDS)
-    stages.stand_by()
+    with contextlib.suppress(Exception):  # of a broken installation: a job that tunes tells of it, others need it not
+        stages.stand_by()
     gc.freeze()
     return lines.get()
 
