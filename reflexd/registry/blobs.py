@@ -21,6 +21,11 @@ class Incoming:
         self._digest = hashlib.sha256()
         self._file = self.path.open("xb")
 
+    @property
+    def sha256(self) -> str:
+        """Of what has been written so far, in hex."""
+        return self._digest.hexdigest()
+
     def write(self, chunk: bytes) -> None:
         """Append a piece."""
         self._file.write(chunk)
@@ -33,7 +38,7 @@ class Incoming:
         os.fchmod(self._file.fileno(), 0o400)  # it may get other names, and whoever reads there must not change it here
         os.fsync(self._file.fileno())
         self._file.close()
-        return self._digest.hexdigest()
+        return self.sha256
 
     def discard(self) -> None:
         """Remove what was written, unless it was kept."""

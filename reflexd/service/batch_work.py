@@ -323,9 +323,11 @@ class BatchWork:
             return None
         batch, place = self._batch, self._place
         name = f"{batch.id}_{what}.jsonl"
-        # A daemon that was killed right here has made it already.
+        # An end that was cut off right here has made it already, of as many rows or of fewer.
         if made := await place.store.files.named(batch.tenant_id, name, "batch_output"):
-            return made.id
+            if made.sha256 == incoming.sha256 and not made.expired:
+                return made.id
+            await place.files.withdraw(made)
         expires_at = int(place.clock()) + (batch.output_seconds or OUTPUT_SECONDS)
         file = await place.files.keep(batch.tenant_id, name, "batch_output", incoming, expires_at)
         return file.id

@@ -119,15 +119,24 @@ class FileService:
                 if retried and await self._store.files.was_deleted(key.tenant_id, file_id, purposes_of(key)):
                     return
                 raise
-            file = await self._store.files.delete(key.tenant_id, file_id)
-            if file is None:
+            if not await self._delete(key.tenant_id, file_id):
                 raise FileNotFound
-            await self._drop({file.sha256})
+
+    async def withdraw(self, file: File) -> None:
+        """Delete a file that the daemon has made for a tenant and makes again; one that is gone is fine."""
+        async with self._lock:
+            await self._delete(file.tenant_id, file.id)
 
     async def delete_expired(self) -> None:
         """Delete the files whose time is over."""
         async with self._lock:
             await self._drop(await self._store.files.delete_expired())
+
+    async def _delete(self, tenant_id: str, file_id: str) -> bool:
+        file = await self._store.files.delete(tenant_id, file_id)
+        if file is not None:
+            await self._drop({file.sha256})
+        return file is not None
 
     async def _drop(self, contents: set[str]) -> None:
         for sha256 in contents:

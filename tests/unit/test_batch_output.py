@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
@@ -114,3 +115,33 @@ async def test_what_is_answered_at_once_has_so_many_values(store: Store, tmp_pat
         assert max(sum(made) for made in values if len(made) > 1) <= CHUNK_VALUES
         assert sum(len(made) == 1 for made in values) >= 3, "a row that alone has more is answered alone"
         assert max(map(len, values)) >= 8, "small ones are answered together"
+
+
+async def test_a_file_that_an_end_made_of_fewer_rows_is_replaced(
+    appliance: Appliance, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appliance.store.models.add(version("m", 1, key.tenant_id))
+
+    async def refused(*given: Any, **named: Any) -> Any:
+        raise StorageFull
+
+    real = appliance.store.batches.end
+    monkeypatch.setattr(appliance.store.batches, "end", refused)
+    batch = await appliance.add_file(key, b"".join(request(str(n), model="m", text="a") for n in range(50)))
+    appliance.start()
+    async with asyncio.timeout(30):
+        while not (found := await appliance.store.files.page(key.tenant_id, 9, None, "asc", ["batch_output"]))[0]:
+            await asyncio.sleep(0.01)
+    ((earlier,), _) = found
+    await appliance.stop()
+    monkeypatch.setattr(appliance.store.batches, "end", real)
+    appliance.place = msgspec.structs.replace(appliance.place, limits=Batches(output_bytes=1 << 20))
+    appliance.start()
+    ended = await appliance.ended(batch)
+    assert (ended.status, ended.completed) == ("completed", 50)
+    found = await appliance.store.files.page(key.tenant_id, 9, None, "asc", ["batch_output"])
+    ((file,), _) = found
+    assert file.id == ended.output_file_id
+    assert file.id != earlier.id
+    assert len(appliance.files.content(file).read_bytes().splitlines()) == 50
+    assert not appliance.files.content(earlier).exists()
