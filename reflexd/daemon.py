@@ -96,7 +96,8 @@ class Daemon:
             webhooks = WebhookService(store, sender, config.webhooks.endpoints_per_tenant)
             jobs = parts.jobs(store, files, plugins, backbones, predictions, webhooks)
             made = MadeRows(store, jobs, files, directory.runs)
-            batches = BatchService(store, predictions, files, directory.batches, config.batches)
+            uploads = Uploads(store, files, config.files)
+            batches = BatchService(store, predictions, uploads, directory.batches, config.batches)
             runner = parts.batch_runner(store, predictions, files)
             limits = StreamLimits(open=config.limits.streams, open_per_key=config.limits.streams_per_key)
             streams = EventStreams(store, limits)
@@ -107,7 +108,7 @@ class Daemon:
                     jobs=jobs,
                     made=made,
                     files=files,
-                    uploads=Uploads(store, files, config.files),
+                    uploads=uploads,
                     served=ModelService(store, jobs),
                     streams=streams,
                     predictions=predictions,

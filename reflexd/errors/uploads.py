@@ -28,6 +28,6 @@ class FileTooLarge(InvalidRequest):
 
 
 class FilesFull(InvalidRequest):
-    """With this file yours would be more than [files] tenant_bytes or files_per_tenant allows: delete some."""
+    """With one more file yours would be more than [files] tenant_bytes or files_per_tenant allows: delete some."""
 
     code = "file_quota_exceeded"

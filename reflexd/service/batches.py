@@ -34,9 +34,9 @@ from reflexd.schemas.batches import ENDPOINT
 from reflexd.service.admission import MAX_IDEMPOTENCY_KEY, Metadata, Repeat
 from reflexd.service.batch_rows import Upload, read_upload
 from reflexd.service.decoding import decode
-from reflexd.service.files import FileService
 from reflexd.service.predictions import PredictionService
 from reflexd.service.questions import shape_of
+from reflexd.service.uploads import Uploads
 from reflexd.store.batches import Batch, Kind
 from reflexd.store.files import File
 from reflexd.store.identifiers import new_id
@@ -81,11 +81,11 @@ class BatchService:
     """Batches of tenants."""
 
     def __init__(
-        self, store: Store, predictions: PredictionService, files: FileService, folder: Path, limits: Batches
+        self, store: Store, predictions: PredictionService, uploads: Uploads, folder: Path, limits: Batches
     ) -> None:
         self._store = store
         self._predictions = predictions
-        self._files = files
+        self._uploads, self._files = uploads, uploads.files
         self._folder = folder
         self._limits = limits
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
@@ -112,11 +112,15 @@ class BatchService:
         return await self._take(new, body, repeat, admit)
 
     async def create(self, key: Key, body: bytes, repeat: Repeat) -> Batch:
-        """Take the requests of an uploaded file; what is wrong with its lines is told by the batch."""
+        """Take the requests of an uploaded file; what is wrong with its lines is told by the batch.
+
+        Its output is made whatever the tenant has by then: only the next batch is refused, with FilesFull.
+        """
 
         async def admit(new: Batch) -> Admitted:
             request = decode(body, CreateBatch)
             file = await self._input(key, request.input_file_id)
+            await self._uploads.check_output(key.tenant_id)
             expiry = request.output_expires_after
             batch = msgspec.structs.replace(
                 new,

@@ -64,17 +64,21 @@ class Uploads:
         if not self._under_way[tenant_id]:
             del self._under_way[tenant_id]
 
-    def check_room(self, taken: Taken, more: int) -> None:
+    async def check_output(self, tenant_id: str) -> None:
+        """Raise FilesFull where a tenant has no room for a file that a batch makes, were it the smallest."""
+        self.check_room(await self._store.files.taken(tenant_id), BLOCK_BYTES, "the batch's output")
+
+    def check_room(self, taken: Taken, more: int, what: str = "this file") -> None:
         """Raise FilesFull where there is no room for `more` bytes beside what a tenant has."""
         limits = self.limits
         if taken.files >= limits.files_per_tenant:
             raise FilesFull(
-                f"With this file yours would be more than {limits.files_per_tenant}, which [files] files_per_tenant"
+                f"With {what} your files would be more than {limits.files_per_tenant}, which [files] files_per_tenant"
                 " allows: delete some"
             )
         if taken.bytes + more > limits.tenant_bytes:
             raise FilesFull(
-                f"With this file yours would have more than {limits.tenant_bytes} bytes, which [files] tenant_bytes"
+                f"With {what} your files would have more than {limits.tenant_bytes} bytes, which [files] tenant_bytes"
                 " allows: delete some"
             )
 

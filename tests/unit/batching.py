@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reflexd.config import Batches, Limits
+from reflexd.config import Batches, Files, Limits
 from reflexd.registry import batches
 from reflexd.registry.blobs import Blobs
 from reflexd.service.admission import Repeat
@@ -19,6 +19,7 @@ from reflexd.service.batches import BatchService
 from reflexd.service.files import FileService
 from reflexd.service.plans import Plans
 from reflexd.service.questions import Question, Questions
+from reflexd.service.uploads import Uploads
 from reflexd.store.batches import Batch
 from reflexd.store.identifiers import new_id
 from reflexd.store.keys import Key
@@ -65,7 +66,8 @@ class Appliance:
         self.store, self.folder = store, folder / "batches"
         self.predictions: Any = Answering(store)
         self.files = FileService(store, Blobs(folder / "files"))
-        self.batches = BatchService(store, self.predictions, self.files, self.folder, limits)
+        self.uploads = Uploads(store, self.files, Files())
+        self.batches = BatchService(store, self.predictions, self.uploads, self.folder, limits)
         self.now = time.time()
         self.place = Workplace(
             store=store,

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from reflexd.config import Batches
-from reflexd.errors import FileNotFound, IdempotencyKeyReused, ModelNotFound, TooManyModels
+from reflexd.config import Batches, Files
+from reflexd.errors import FileNotFound, FilesFull, IdempotencyKeyReused, ModelNotFound, TooManyModels
 from reflexd.service import batch_work
 from reflexd.service.admission import Repeat
+from reflexd.store.files import BLOCK_BYTES
 from reflexd.store.keys import Key
 from reflexd.store.store import Store
 from tests.unit.batching import Appliance, request
@@ -67,6 +68,22 @@ async def test_what_is_sent_again_finds_its_batch_after_the_file_is_gone(applian
     assert await appliance.batches.create(key, content, RETRIED) == named, "the latest of this body"
     with pytest.raises(FileNotFound):
         await appliance.batches.create(key, content, Repeat())
+
+
+async def test_a_batch_has_room_for_its_output_beside_what_the_tenant_has(appliance: Appliance, key: Key) -> None:
+    line = request("a", model="m", text="a")
+    made = await appliance.add_file(key, line)
+    assert made.input_file_id is not None
+    body = {"input_file_id": made.input_file_id, "endpoint": made.endpoint, "completion_window": "24h"}
+    for full in (Files(files_per_tenant=1), Files(tenant_bytes=2 * BLOCK_BYTES - 1)):
+        appliance.uploads.limits = full
+        with pytest.raises(FilesFull, match="With the batch's output your files would"):
+            await appliance.batches.create(key, json.dumps(body).encode(), Repeat())
+    assert await appliance.batches.create(key, json.dumps(body).encode(), RETRIED) == made, (
+        "what was taken before is no new batch"
+    )
+    appliance.uploads.limits = Files(files_per_tenant=2, tenant_bytes=2 * BLOCK_BYTES)
+    assert (await appliance.batches.create(key, json.dumps(body).encode(), Repeat())).id != made.id
 
 
 # --- how many models ------------------------------------------------------------------------------------------------
