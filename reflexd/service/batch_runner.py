@@ -126,21 +126,33 @@ class BatchRunner:
             self._put_back(key_id, batch_id)
 
     async def _step(self, batch_id: str) -> bool:
+        work = await self._opened(batch_id)
+        return True if work is None else await work.step()
+
+    async def _opened(self, batch_id: str) -> BatchWork | None:
+        """Return the work on a batch; None where that has ended, or is gone."""
         if (work := self._open.get(batch_id)) is None:
             batch = await self._place.store.batches.get(batch_id)
-            if batch is None:
-                return True
+            if batch is None or batch.finished_at is not None:
+                return None
             work = self._open[batch_id] = await BatchWork.open(self._place, batch)
-        return await work.step()
+        return work
 
     async def _fail(self, batch_id: str, error: Exception) -> bool:
-        """End a batch that cannot go on because of a fault that is not its own."""
+        """End a batch that cannot go on because of a fault that is not its own; what is done stays, if it can."""
         log.error("batch failed", batch=batch_id, exc_info=error)
         told = BatchError("internal_error", "The daemon could not go on with this batch; its log says why")
+        self._close(batch_id)  # reopened, its files say what is done
+        try:
+            if (work := await self._opened(batch_id)) is not None:
+                await work.fail(told)
+            return True
+        except Exception as second:
+            log.error("batch fails without the files of its answers", batch=batch_id, exc_info=second)
         try:
             await self._place.tidy(await self._place.store.batches.end(batch_id, "failed", errors=[told]))
-        except Exception as second:
-            log.error("batch given up until the next start", batch=batch_id, exc_info=second)
+        except Exception as third:
+            log.error("batch given up until the next start", batch=batch_id, exc_info=third)
             self._given_up.add(batch_id)
         return True
 

@@ -125,6 +125,10 @@ class BatchWork:
             return await self._answer_some()
         return True
 
+    async def fail(self, error: BatchError) -> None:
+        """End the batch with what is done, because it cannot go on."""
+        await self._end("failed", [error])
+
     # --- before the first row ---------------------------------------------------------------------------------------
 
     async def _begin(self) -> bool:

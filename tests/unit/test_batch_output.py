@@ -14,8 +14,9 @@ import pytest
 
 from reflexd.config import Batches
 from reflexd.errors import StorageFull
+from reflexd.service import batch_work
 from reflexd.service.admission import Repeat
-from reflexd.service.batch_work import CHUNK_VALUES
+from reflexd.service.batch_work import CHUNK_VALUES, FIRST_CHUNK_ROWS
 from reflexd.service.questions import Question
 from reflexd.store.keys import Key
 from reflexd.store.store import Store
@@ -145,3 +146,36 @@ async def test_a_file_that_an_end_made_of_fewer_rows_is_replaced(
     assert file.id != earlier.id
     assert len(appliance.files.content(file).read_bytes().splitlines()) == 50
     assert not appliance.files.content(earlier).exists()
+
+
+@pytest.mark.parametrize("files", [True, False], ids=["files", "no files"])
+async def test_a_batch_that_a_fault_ends_keeps_its_answers(
+    store: Store, tmp_path: Path, key: Key, monkeypatch: pytest.MonkeyPatch, files: bool
+) -> None:
+    appliance = Appliance(store, tmp_path, Batches())
+    store.models.add(version("m", 1, key.tenant_id))
+
+    async def answer(key_id: str, question: Question) -> bytes:
+        if question.asked[0].text == "20":
+            raise ZeroDivisionError
+        return b"{}"
+
+    def split(*given: Any) -> None:
+        raise ZeroDivisionError
+
+    appliance.predictions.predict_waiting = answer
+    if not files:
+        monkeypatch.setattr(batch_work, "split_results", split)
+    appliance.start()
+    lines = [request("bad", model="nobody", text="a"), *(request(str(n), model="m", text=str(n)) for n in range(50))]
+    ended = await appliance.ended(await appliance.add_file(key, b"".join(lines)))
+    assert (ended.status, ended.total) == ("failed", 51)
+    assert ended.errors is not None
+    assert [error.code for error in ended.errors] == ["internal_error"]
+    assert (ended.output_file_id is not None, ended.error_file_id is not None) == (files, files)
+    if files:
+        output = await appliance.files.get(key, ended.output_file_id or "")
+        kept = [json.loads(line)["custom_id"] for line in appliance.files.content(output).read_bytes().splitlines()]
+        assert kept == [str(n) for n in range(ended.completed)]
+        assert (ended.completed, ended.failed) == (FIRST_CHUNK_ROWS - 1, 1)
+    await appliance.stop()
