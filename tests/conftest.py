@@ -16,7 +16,7 @@ _names = itertools.count(1)
 LONG = (
     "test_tuning_kills", "test_made_labels", "test_batches", "test_fuzz", "test_backbones", "test_decoders",
     "test_registration", "test_base_models", "test_llm_verbs", "test_kill_loop", "test_scheduling", "test_demo",
-    "test_interval", "test_file_jobs", "test_runner", "test_tuned_training", "test_quantisation", "test_memory",
+    "test_interval", "test_file_jobs", "test_runner", "test_tuned_training", "test_quantisation",
 )  # fmt: skip
 """Files that take half a minute or more, the longest first."""
 

@@ -216,6 +216,7 @@ async def test_a_job_tunes_publishes_and_the_classifiers_share_one_reading(
     assert prefills == [len(decoder.token_ids(text))], "the text is read once for all"
 
 
+@pytest.mark.slow
 async def test_a_decoder_is_added_only_where_it_can_run(
     store: Store, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
