@@ -29,6 +29,8 @@ class LLMAccess(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long one answer may take."""
     patience_seconds: float
     """How long it may not be reached at all, as while it is started again."""
+    seeds: bool = True
+    """Whether a request may bring a seed of its own."""
     parameters: int = 0
     """Of the model, as far as they are known: what can be asked of it depends on that."""
 

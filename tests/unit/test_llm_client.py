@@ -74,6 +74,14 @@ def echo(body: dict[str, Any]) -> tuple[int, object]:
     return 200, {"id": "cmpl-1", "choices": [{"text": body["prompt"].upper()}]}
 
 
+def test_a_seed_is_kept_from_a_server_that_it_would_end(tmp_path: Path) -> None:
+    asked = [LLMRequest("a", {"prompt": "x", "seed": 5})]
+    with serving(echo) as server:
+        list(client(server, tmp_path).batch("with", asked))
+        list(client(server, tmp_path, seeds=False).batch("without", asked))
+    assert [body.get("seed") for body in server.asked] == [5, None]
+
+
 def client(server: Server, folder: Path, key: str = "the-key", **change: float) -> Client:
     given: dict[str, Any] = {"answer_seconds": 5.0, "patience_seconds": 20.0, **change}
     access = LLMAccess(

@@ -105,7 +105,10 @@ class Client:
 
     def _ask(self, request: LLMRequest, answers: _Answers) -> LLMAnswer:
         """Return what the LLM answers; raises JobFailure where it gives no answer at all."""
-        body = msgspec.json.encode({**request.body, "model": self._access.model})
+        given = {**request.body, "model": self._access.model}
+        if not self._access.seeds:
+            given.pop("seed", None)
+        body = msgspec.json.encode(given)
         late = broken = 0
         while True:
             if self._cancelled.is_set():

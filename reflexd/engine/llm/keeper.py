@@ -83,6 +83,7 @@ class Keeper:
                     model=self._model.name,
                     parameters=self._model.parameters,
                     concurrency=self._launch.concurrency,
+                    seeds=self._launch.seeds,
                     answer_seconds=self._options.answer_seconds,
                     patience_seconds=TRIES * self._options.start_seconds,
                 )
