@@ -27,7 +27,13 @@ class Demo:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         # A job that gave way to every other test would keep its own waiting.
-        env = {"REFLEXD_TRAINING__NICE": "0", "TMPDIR": str(folder), "PATH": f"{BIN}:{os.environ['PATH']}", **env}
+        env = {
+            "REFLEXD_TRAINING__NICE": "0",
+            "REFLEXD_TRAINING__BUDGET_SECONDS": "0",
+            "TMPDIR": str(folder),
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            **env,
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "reflexd", "demo", *words],
             env=clean or environment(**env),
