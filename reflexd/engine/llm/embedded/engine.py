@@ -9,6 +9,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 
 import torch
 
@@ -174,7 +175,7 @@ class Engine:
             under_way = not set(rows).isdisjoint(self._rows)
             if len(rows) > 1 and not under_way:  # one of them may be to blame: each on its own
                 for row in rows:
-                    self._guarded(lambda alone=row: self._read([alone]), [row])  # type: ignore[misc]
+                    self._guarded(partial(self._read, [row]), [row])
                 return
             # Where and what, and not the message: it may hold what was asked.
             where = "".join(traceback.format_tb(error.__traceback__))

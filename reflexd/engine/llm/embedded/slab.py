@@ -28,7 +28,7 @@ class Window:
         return self.end - self.start
 
 
-class Layer(CacheLayerMixin):  # type: ignore[misc]
+class Layer(CacheLayerMixin):  # type: ignore[misc] # mypy skips transformers (pyproject.toml), so its classes are Any
     """One layer's keys and values: [places, heads, columns, width], of which the window is seen."""
 
     def __init__(self, window: Window, keys: torch.Tensor, values: torch.Tensor, places: int, columns: int) -> None:
@@ -66,6 +66,9 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
     def get_max_length(self) -> int:
         """Return that there is none: it grows."""
         return -1
+
+    get_max_cache_shape = get_max_length
+    """Its name in transformers 5.10, where a layer without it cannot be made."""
 
 
 class Slab:
