@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reflexd.hookspecs import (
+        BY_USER,
         LLM,
         Checkpoint,
         DataSource,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         InvalidInput,
         LLMAnswer,
         LLMRequest,
+        MadeRow,
         Post,
         Reply,
         SourceContext,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BY_USER",
     "LLM",
     "Checkpoint",
     "DataSource",
@@ -45,6 +48,7 @@ __all__ = [
     "InvalidInput",
     "LLMAnswer",
     "LLMRequest",
+    "MadeRow",
     "Post",
     "Reply",
     "SourceContext",

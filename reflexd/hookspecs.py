@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import pluggy
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 if TYPE_CHECKING:  # the command line loads this module for `--help`
     import click
@@ -34,6 +34,19 @@ class Example(Struct, frozen=True, omit_defaults=True):
     text: str
     label: str | None = None
     labels: tuple[str, ...] | None = None
+
+
+BY_USER = "user"
+
+
+class MadeRow(Example, frozen=True, kw_only=True, omit_defaults=True):
+    """A row of a source with `needs_llm = True`: how likely its label is right, and who decided that it is this one.
+
+    A row that the user has labelled says BY_USER: how often these come out right is told apart from the others.
+    """
+
+    probability: Annotated[float, Meta(ge=0, le=1)] | None = None
+    decided_by: Annotated[str, Meta(max_length=64)] = ""
 
 
 class InvalidInput(ValueError):
@@ -109,6 +122,8 @@ class SourceContext(Struct, frozen=True):
     """Set a moment before the process is ended, when the job is cancelled: a long source looks at it between steps."""
     labels: Sequence[str]
     """The `labels` of the request; empty when it gave none."""
+    text_chars: int = 0
+    """The most characters that a row's text may have ([limits] text_chars)."""
 
 
 class DataSource(Protocol):

@@ -99,3 +99,11 @@ def smollm2() -> Path:
             AutoModel.from_pretrained(packed.parent, quantization_config=whole, **given).save_pretrained(made)
             AutoTokenizer.from_pretrained(packed.parent, **given).save_pretrained(made)
     return folder
+
+
+def smollm2_for_an_llm(folder: Path) -> Path:
+    """Write SmolLM2-135M-Instruct as a language model: what `smollm2` saves names no head, which its embeddings are."""
+    copy_of(smollm2(), folder, "config.json")
+    config = json.loads((smollm2() / "config.json").read_bytes())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"]}))
+    return folder

@@ -10,8 +10,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from reflexd import DataSource, Example, InvalidInput, SourceContext, hookimpl
-from reflexd_plugins.label_words import MadeRow, check_lines, described
+from reflexd import BY_USER, DataSource, Example, InvalidInput, MadeRow, SourceContext, hookimpl
+from reflexd_plugins.label_words import check_lines, described
 
 MIN_LABELS = 2
 MOST_ROWS = 50_000
@@ -64,7 +64,7 @@ class GeneratedRows:
         for row in payload.seed_examples:
             assert row.label is not None
             seeds[labels.index(row.label)].append(row.text)
-            yield MadeRow(row.text, row.label, probability=1.0, decided_by="user")
+            yield MadeRow(row.text, row.label, probability=1.0, decided_by=BY_USER)
         yield from written(payload.examples_per_label, labels, about, seeds, context)
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from reflexd import Example, InvalidInput, SourceContext
+from reflexd import Example, InvalidInput, MadeRow, SourceContext
 from reflexd_plugins import noisy_channel
-from reflexd_plugins.label_words import Described, MadeRow
+from reflexd_plugins.label_words import Described
 from reflexd_plugins.noisy_channel import Question
 from reflexd_plugins.progress import told
 from reflexd_plugins.proposals import SHARPNESS, Matrix, anchors, normalised, unit

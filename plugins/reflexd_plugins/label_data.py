@@ -51,6 +51,9 @@ class LabelledRows:
         """Yield the texts that fit a label, in their order, each once."""
         from reflexd_plugins.labelling import labelled
 
+        for number, text in enumerate(payload.texts):  # before minutes are spent on the others
+            if len(text) > context.text_chars:
+                raise InvalidInput(f"The text has more than {context.text_chars} characters", f".texts[{number}]")
         about = described(context.labels, payload.description, payload.label_descriptions)
         return labelled(list(dict.fromkeys(payload.texts)), about, context)
 

@@ -1,4 +1,4 @@
-"""Decides what is said of each label in words, its name and a line about it, and of each row that is made for it."""
+"""Decides what is said of each label in words: its name, and a line about it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from reflexd import Example, InvalidInput
+from reflexd import InvalidInput
 
 MAX_LINE_CHARS = 300
 """Of what is said of one label: a small language model loses the thread in more."""
@@ -16,13 +16,6 @@ MOST_CHARS_READ = 1_000
 MARKS = (":", "=", " - ", " \N{EN DASH} ", " \N{EM DASH} ")
 QUOTES = "\"'`*- \N{BULLET}"
 CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-
-
-class MadeRow(Example, frozen=True, kw_only=True):
-    """A row whose label was made: how likely it is right, by the encoder, and who decided."""
-
-    probability: float
-    decided_by: str
 
 
 class Described(Struct, frozen=True):

@@ -15,9 +15,9 @@ from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from reflexd import Example, InvalidInput, SourceContext
+from reflexd import Example, InvalidInput, MadeRow, SourceContext
 from reflexd_plugins import noisy_channel
-from reflexd_plugins.label_words import Described, MadeRow
+from reflexd_plugins.label_words import Described
 from reflexd_plugins.noisy_channel import Question
 from reflexd_plugins.progress import told
 from reflexd_plugins.proposals import (

@@ -59,7 +59,7 @@ def prepare(
         emit(Message(message))
 
     llm = None if spec.llm is None else Client(spec.llm, run_dir, cancelled)
-    context = SourceContext(llm, embed, tell, run_dir, cancelled, given.labels)
+    context = SourceContext(llm, embed, tell, run_dir, cancelled, given.labels, limits.text_chars)
     stored = len(runs.read_rows(run_dir, Example))
     if stored:
         tell(f"{stored} rows were kept from before the interruption")

@@ -57,12 +57,12 @@ def report(
         out |= {"accuracy_of": "exact label sets", "micro_f1": None}
     if held is None or predicted is None:
         return out
-    matches = _matches(held.truth, predicted)
-    right, n = int(matches.sum()), len(held.truth)
-    low, high = interval(held, matches, targets, len(labels))
+    rows = matches(held.truth, predicted)
+    right, n = int(rows.sum()), len(held.truth)
+    low, high = interval(held, rows, targets, len(labels))
     if tfidf is not None:
         baseline["tfidf"] = {
-            "accuracy": round(float(_matches(held.truth, tfidf).mean()), 4),
+            "accuracy": round(float(matches(held.truth, tfidf).mean()), 4),
             "f1_score": _macro_f1(held.truth, tfidf, len(labels)),
         }
     if several:
@@ -105,7 +105,8 @@ def confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], labels: li
     }
 
 
-def _matches(truth: Targets, predicted: Targets) -> NDArray[np.bool_]:
+def matches(truth: Targets, predicted: Targets) -> NDArray[np.bool_]:
+    """Return which rows are right [n]: of a multi_label row, the whole set."""
     same: NDArray[np.bool_] = np.equal(truth, predicted)
     right: NDArray[np.bool_] = np.all(same.reshape(len(same), -1), axis=1)
     return right

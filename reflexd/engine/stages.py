@@ -10,7 +10,7 @@ from reflexd.engine import prepare, trainer
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.opening import open_encoder
 from reflexd.errors import JobFailure
-from reflexd.hookspecs import Example
+from reflexd.hookspecs import BY_USER, Example, MadeRow
 from reflexd.plugins import PluginManager
 from reflexd.registry import runs
 from reflexd.registry.files import sha256_file
@@ -41,8 +41,9 @@ class Stages:
         if mark is None or mark.sha256 != sha256_file(run_dir / mark.file):
             raise JobFailure("rows_missing", "The job's prepared rows are not what was prepared any more")
         rows = runs.read_rows(run_dir, Example, mark.file)
+        given = _given(run_dir, mark.file) if mark.made else None
         encoder, held = self._load_encoder(spec), runs.read_validation(run_dir, Example)
-        return trainer.train(spec, rows, mark.labels, encoder, self._emit, mark.mode, held, made=mark.made)
+        return trainer.train(spec, rows, mark.labels, encoder, self._emit, mark.mode, held, given)
 
     def _sources(self, spec: RunSpec) -> PluginManager:
         allow = tuple(spec.plugins_allow)
@@ -59,3 +60,8 @@ class Stages:
     def stand_by() -> None:
         """Import what tuning takes, seconds of it, while there is nothing to do."""
         from reflexd.engine import tunable_decoder, tuning  # noqa: F401
+
+
+def _given(run_dir: Path, file: str) -> frozenset[str]:
+    """Return the texts among made rows whose labels the user has given."""
+    return frozenset(row.text for row in runs.read_rows(run_dir, MadeRow, file) if row.decided_by == BY_USER)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from msgspec import Struct, structs
 
 from reflexd.engine.adapters import Adapter, to_files
+from reflexd.engine.agreement import agreement
 from reflexd.engine.assessment import assess, rows_in_windows
 from reflexd.engine.backbone import STACK
 from reflexd.engine.budget import kinds_for, scheme
@@ -45,11 +46,6 @@ from reflexd.schemas.worker import Message, Metrics, RunSpec, Trained
 
 PACKAGES = ("reflexd", "torch", "transformers", "peft", "onnxruntime", "scikit-learn", "numpy", "tokenizers")
 FROZEN = "frozen"
-MADE_LABELS = "made_labels"
-AGREEMENT = (
-    "The labels were made and not given: the held-out score says how often the classifier agrees with them, not how "
-    "often it is right; a validation_file with labels of yours gives that"
-)
 
 
 class Chosen(Struct, frozen=True):
@@ -77,13 +73,12 @@ def train(
     emit: Emit,
     mode: Mode = "single_label",
     validation: Sequence[Example] | None = None,
-    *,
-    made: bool = False,
+    given: Collection[str] | None = None,
 ) -> Trained:
     """Train, score and publish a classifier; return what the daemon records.
 
-    It is scored on rows of its own that were held out, or on those of `validation` where there are some. `made` says
-    that the rows' labels were made and not given: what they score is then agreement, and is told as such.
+    It is scored on rows of its own that were held out, or on those of `validation` where there are some. Where the
+    labels were made, `given` are the texts whose labels the user gave all the same: see agreement.py.
 
     Raises JobFailure where the run directory holds a base model that cannot be started from.
     """
@@ -106,9 +101,8 @@ def train(
         rows_in_windows(encoder, texts, MOST_ROWS) if material.windowed else (),
         material.windowed,
     )
-    if made and validation is None:
-        found.result["scored_against"] = MADE_LABELS
-        emit(Message(AGREEMENT, "warn", {"code": MADE_LABELS}))
+    if given is not None and validation is None:
+        found.result.update(agreement(chosen.honest, material.texts, given, emit))
     found.result["recipe"] = {"encoder": chosen.encoder, **msgspec.to_builtins(chosen.recipe)}
     _tell_score(emit, found.result, calibration)
     head = heads.fitted(chosen.recipe, chosen.features, material.targets, chosen.names, emit)

@@ -8,6 +8,7 @@ What only tuning needs is imported by the job that tunes, or while no job comes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import queue
@@ -19,10 +20,12 @@ from pathlib import Path
 
 from reflexd.engine.lifeline import end_with_parent, give_way
 from reflexd.errors import JobFailure, StartupError
+from reflexd.registry import runs
 from reflexd.schemas.worker import Event, Failed, Ready, RunSpec, Terminal, decode_spec, encode_line
 
 STANDING_BY_SECONDS = 1.0
 """A process that was started for a job hears of it sooner."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 TUNING = "torch"
 """The module that is imported where what only tuning needs has been."""
 
@@ -91,16 +94,23 @@ def _run(stages: object, spec: RunSpec) -> Terminal:
         return Failed("configuration_error", str(error))
     except MemoryError:
         return Failed("out_of_memory", "The machine has not enough memory for this job")
-    except (
-        Exception
-    ) as error:  # the job must end with a reason, and the reason must not show the user's text or our paths
-        with (Path(spec.run_dir) / "worker.log").open("a") as log:
-            traceback.print_exc(file=log)
-        where = "The data source" if spec.stage == "prepare" else "Training"
-        return Failed(
-            "internal_error",
-            f"{where} stopped on an unexpected {type(error).__name__}; the operator finds it in the job's worker.log",
-        )
+    except OSError as error:
+        if error.errno not in FULL:
+            return _unexpected(error, spec)
+        return Failed("storage_full", "The disk became full while the job ran: make room, then create the job again")
+    except Exception as error:  # the job must end with a reason
+        return _unexpected(error, spec)
+
+
+def _unexpected(error: Exception, spec: RunSpec) -> Failed:
+    """Log an error for the operator; what the user is told of it shows neither the user's text nor our paths."""
+    with (Path(spec.run_dir) / runs.WORKER_LOG).open("a") as log:
+        traceback.print_exception(error, file=log)
+    where = "The data source" if spec.stage == "prepare" else "Training"
+    return Failed(
+        "internal_error",
+        f"{where} stopped on an unexpected {type(error).__name__}; the operator finds it in the job's worker.log",
+    )
 
 
 def _split_into(lines: queue.SimpleQueue[bytes]) -> None:

@@ -104,6 +104,7 @@ HEADLINE = (
     "accuracy",
     "accuracy_of",
     "scored_against",
+    "own_rows",
     "f1_score",
     "micro_f1",
     "n",

@@ -57,6 +57,7 @@ class JobService:
         self._models_dir = models_dir
         self._forget = forget
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._editing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def create(self, key: Key, body: bytes, repeat: Repeat) -> Job:
         """Admit a job: check all that can be checked now, then store its input, then its row; a 400 names the field.
@@ -180,13 +181,18 @@ class JobService:
     async def train(self, key: Key, job_id: str, *, retried: bool) -> Job:
         """Train a job that rests at `prepared`."""
         job = await self.get(key, job_id)
-        queued = await self._store.jobs.train(job.id)
+        async with self.turn(job.id):
+            queued = await self._store.jobs.train(job.id)
         if queued is None:
             now = await self.get(key, job_id)
             if retried and not now.auto_train and now.stage == "train" and now.status in ("queued", "running"):
                 return now
             raise JobNotPrepared
         return queued
+
+    def turn(self, job_id: str) -> asyncio.Lock:
+        """Return what is held while a job's rows are replaced or its training is begun: one comes after the other."""
+        return self._editing.setdefault(job_id, asyncio.Lock())
 
     async def delete(self, key: Key, job_id: str, *, retried: bool) -> None:
         """Delete a job with its events, files and model version; the dispatcher ends a running one's process.

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import msgspec
 
 from reflexd.config import Limits
 from reflexd.engine.dataset import BadRow, check_counts, checked
 from reflexd.errors import InvalidRequest, JobNotPrepared, RowsGone, StorageFull
-from reflexd.hookspecs import Example
+from reflexd.hookspecs import Example, MadeRow
 from reflexd.registry import runs
 from reflexd.service.decoding import field_error
 from reflexd.service.files import FileService
@@ -23,7 +22,7 @@ from reflexd.store.store import Store
 
 PURPOSE = "fine-tune-results"
 PIECE_BYTES = 1 << 20
-_decode_row = msgspec.json.Decoder(Example).decode
+_decode_row = msgspec.json.Decoder(MadeRow).decode
 
 
 class MadeRows:
@@ -34,7 +33,6 @@ class MadeRows:
         self._jobs = jobs
         self._files = files
         self._runs_dir = runs_dir
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def keep(self, job: Job) -> list[str]:
         """Keep the rows of a job as a file of its tenant and return its id alone; raises StorageFull.
@@ -70,7 +68,7 @@ class MadeRows:
         Raises InvalidRequest that names the row, counted from 0.
         """
         job = await self._jobs.get(key, job_id)
-        async with self._turns.setdefault(job.id, asyncio.Lock()):
+        async with self._jobs.turn(job.id):
             return await self._replace_alone(await self._jobs.get(key, job_id), body)
 
     async def _replace_alone(self, job: Job, body: bytes) -> Job:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import httpx2
 import openai
 import pytest
@@ -136,3 +140,21 @@ def test_held_training_accepts_jobs_and_starts_none(start_daemon) -> None:  # ty
         del daemon.env["REFLEXD_TRAINING__HOLD"]
         daemon.start()
         jobs.wait_for_status(client, job.id, "succeeded")
+
+
+def test_rows_that_are_replaced_while_training_begins_are_trained_on_or_refused(daemon: Daemon, key: str) -> None:
+    """Whichever comes first: what the answers say is what the job was trained on."""
+    rows = [{"text": f"{row['text']} {n}", "label": row["label"]} for row in TICKETS for n in range(60)]
+    more = "\n".join(map(json.dumps, rows))
+    with daemon.http(key) as http, daemon.openai(key) as client, ThreadPoolExecutor(2) as threads:
+        for number in range(6):
+            job = jobs.create(client, TICKETS, f"raced-{number}", auto_train=False)
+            rests(http, job.id)
+            path = f"/v1/fine_tuning/jobs/{job.id}/rows"
+            put = threads.submit(http.put, path, content=more)
+            time.sleep(0.004 * number)
+            assert act(http, job.id, "train").status_code == 200
+            taken = put.result().status_code == 200
+            done = jobs.wait_for_status(client, job.id, "succeeded")
+            assert done.model_extra["trained_examples"] == (600 if taken else 10)
+            assert len(http.get(path).text.splitlines()) == (600 if taken else 10)

@@ -6,11 +6,8 @@ RFX_SYNTHESIS_KILLS says how often daemon, language model and both are killed wh
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -18,9 +15,11 @@ import openai
 import pytest
 
 from tests import jobs
-from tests.checkpoints import copy_of, smollm2
-from tests.daemons import Daemon, is_alive, processes, running, wait_for
+from tests.checkpoints import smollm2_for_an_llm
+from tests.daemons import Daemon, running
+from tests.integration import synthesis_kills
 from tests.integration.refusals import check_error
+from tests.integration.synthesis_kills import KILLS
 from tests.integration.test_holding import rests
 from tests.rows import ROOT, Row, read_gzip
 
@@ -32,16 +31,13 @@ LINES = {
     "calories": "asking how many calories a food has",
 }
 LABELS = list(LINES)
-KILLS = int(os.environ.get("RFX_SYNTHESIS_KILLS", "3"))
 CLINC = ROOT.parent / "shared" / "data" / "benchmarks" / "clinc150"
 
 
 @pytest.fixture(scope="module")
 def writer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with SmolLM2 imported."""
-    checkpoint = copy_of(smollm2(), tmp_path_factory.mktemp("llm") / "smol", "config.json")
-    config = json.loads((smollm2() / "config.json").read_bytes())
-    (checkpoint / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"]}))
+    checkpoint = smollm2_for_an_llm(tmp_path_factory.mktemp("llm") / "smol")
     with running(REFLEXD_LLM__THREADS="1", REFLEXD_LLM__IDLE_SECONDS="120") as daemon:
         assert daemon.cli("llm", "import", checkpoint, "--name", "smol").startswith("imported smol (135M parameters")
         yield daemon
@@ -85,6 +81,7 @@ def test_unlabelled_texts_become_a_classifier(writer: Daemon) -> None:
     assert "Waiting for the local LLM" in said
     assert any(message.startswith("The LLM judged 18 texts") for message in said)
     assert held["scored_against"] == "made_labels"
+    assert "own_rows" not in held
     assert any("not how often it is right" in message for message in said)
 
 
@@ -115,11 +112,14 @@ def test_rows_are_written_reviewed_and_trained_on(writer: Daemon) -> None:
         ):
             check_error(writer, http.put(path, content=content), 400, None, param)
         assert http.get(path).text == shown.text, "what is refused changes nothing"
-        edited = shown.text + '{"text": "how many calories has an egg", "label": "calories"}\n'
+        edited = shown.text + '{"text": "how many calories has an egg", "label": "calories", "decided_by": "user"}\n'
         assert http.put(path, content=edited).json()["trained_examples"] == 16
         client.fine_tuning.jobs.resume(job.id)
         done = jobs.wait_for_status(client, job.id, "succeeded")
         assert done.model_extra["trained_examples"] == 16
+        held = done.model_extra["result"]
+        assert (held["n"], held["own_rows"]["n"]) == (16, 2), "the two rows that were given are scored by themselves"
+        assert any("of 2 rows that you labelled" in message for message in jobs.messages(client, job.id))
         check_error(writer, http.put(path, content=edited), 400, "job_not_prepared", None)
         assert jobs.predict(client, "written", "how many calories are in a banana")["label"] == "calories"
         assert http.get(f"{CREATE}/{job.id}/rows").text.count("\n") == 16
@@ -128,42 +128,33 @@ def test_rows_are_written_reviewed_and_trained_on(writer: Daemon) -> None:
         check_error(writer, foreign.put(path, content=edited), 404, "job_not_found", None)
 
 
-@pytest.mark.timeout(180 + 60 * KILLS)
-def test_kills_lose_no_answer_and_leave_no_orphan(writer: Daemon) -> None:
-    """At random moments while texts are judged: the daemon, the language model, and both at once."""
-    texts = [row["text"] for row in random.Random(2).sample(rows_of("train"), 40 + 30 * KILLS)]
-    chance = random.Random(3)
+@pytest.mark.timeout(240 + 60 * KILLS)
+def test_kills_lose_no_judgement_and_leave_no_orphan(writer: Daemon) -> None:
+    numbers = range(KILLS)[: (KILLS + 1) // 2]
+    texts = [row["text"] for row in random.Random(2).sample(rows_of("train"), 40 + 30 * len(numbers))]
     with writer.openai() as client:
         job = label(client, texts, "killed", auto_train=False)
-    path = writer.data_dir / "runs" / job.id / "llm-judge.jsonl"
-    kept: list[str] = []
-    for number in range(KILLS):
-        more = len(kept) + chance.randint(1, 5)
-        wait_for(lambda more=more: len(whole_lines(path)) >= more, f"{more} answers are there")  # type: ignore[misc]
-        before = whole_lines(path)
-        servers = [pid for pid, parent in processes(MODULE) if parent == writer.pid]
-        if number % 3 != 1:
-            writer.signal(signal.SIGKILL)
-        if number % 3 != 0:
-            for pid in servers:
-                os.kill(pid, signal.SIGKILL)
-        if number % 3 != 1:
-            writer.ended()
-            wait_for(lambda: not any(map(is_alive, servers)), "no orphan is left")  # noqa: B023
-            writer.start()
-        kept = whole_lines(path)
-        assert kept[: len(before)] == before, "what was answered is kept as it was"
+    synthesis_kills.kill(writer, job.id, [MODULE], numbers)
     with writer.openai() as client, writer.http() as http:
         rests(http, job.id)
         made = made_rows(client, http, job.id)
-    answered = [json.loads(line)["custom_id"] for line in whole_lines(path)]
-    assert len(answered) == len(set(answered)), "nothing is asked twice that was answered"
+    synthesis_kills.check_answers(writer, job.id)
     assert [row["text"] for row in made] == [text for text in dict.fromkeys(texts) if text in {r["text"] for r in made}]
 
 
-def whole_lines(path: Path) -> list[str]:
-    content = path.read_text() if path.exists() else ""
-    return content[: content.rfind("\n") + 1].splitlines()
+@pytest.mark.timeout(240 + 60 * KILLS)
+def test_kills_lose_no_text_that_was_written(writer: Daemon) -> None:
+    numbers = range(KILLS)[(KILLS + 1) // 2 :]
+    wanted = 5 + 2 * len(numbers)
+    given = {"description": "what people say", "label_descriptions": LINES, "examples_per_label": wanted}
+    body = {"labels": LABELS, "generate": given, "suffix": "rewritten", "auto_train": False}
+    with writer.openai() as client, writer.http() as http:
+        job = client.fine_tuning.jobs.create(model="morph-reflex-v1", training_file="", extra_body=body)
+        synthesis_kills.kill(writer, job.id, [MODULE], numbers)
+        rests(http, job.id)
+        made = made_rows(client, http, job.id)
+    synthesis_kills.check_answers(writer, job.id)
+    assert {name: sum(row["label"] == name for row in made) for name in LABELS} == dict.fromkeys(LABELS, wanted)
 
 
 def test_another_job_is_not_kept_waiting_by_one_that_needs_the_llm(writer: Daemon) -> None:

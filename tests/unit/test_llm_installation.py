@@ -13,8 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from reflexd.engine.llm import installation, installer
+from reflexd.engine.llm import installation, installer, launch
+from reflexd.engine.llm.installation import Installation, Record
 from reflexd.engine.llm.installer import CPU, Recipe, install
+from reflexd.engine.llm.launch import Wanted
 from reflexd.errors import LanguageModelRefused
 from tests.daemons import new_directory
 from tests.distributions import write_wheel
@@ -149,3 +151,20 @@ def test_which_build_a_machine_gets(monkeypatch: pytest.MonkeyPatch) -> None:
             assert installer.has_gpu() is found
     monkeypatch.setenv("PATH", str(Path(shutil.which("sh") or "/bin/sh").parent / "nowhere"))
     assert not installer.has_gpu()
+
+
+def test_vllm_gets_what_it_needs_of_the_environment_and_none_of_its_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REFLEXD_LLM__URL", "OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "VLLM_SERVER_DEV_MODE"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("VLLM_API_KEY", "another")
+    wanted = Wanted(
+        directory=tmp_path, name="m", port=1, key="ours", threads=1, concurrency=0, context_tokens=9, nice=0
+    )
+    record = Record(package="vllm", version="1", gpu=True, python="3.11", created_at=0)
+    environment = launch.vllm(wanted, Installation(python=tmp_path, record=record, libiomp=None)).environment
+    assert "secret" not in environment.values()
+    assert (environment["CUDA_VISIBLE_DEVICES"], environment["VLLM_API_KEY"]) == ("1", "ours")
+    assert (environment["PATH"], environment["HF_HUB_OFFLINE"]) == (os.environ["PATH"], "1")

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from reflexd.engine import baseline, evaluation
+from reflexd.engine.agreement import agreement
 from reflexd.engine.assessment import decide
 from reflexd.engine.calibration import calibrate
 from reflexd.engine.heads import fit_head, logits_of
 from reflexd.engine.reliability import BINS, expected_error, honest_confidences, reliability
 from reflexd.engine.result import CONFUSIONS, LABELS, report
+from reflexd.schemas.worker import Message
 from tests.unit.held import held_out, hold_out
 
 NONE = calibrate(None)
@@ -105,6 +107,21 @@ def test_no_row_has_a_say_in_its_own_temperature() -> None:
     (part,) = (judge for _, judge in evaluation.dealt(100) if judge[17])
     assert np.array_equal(before[part], after[part])
     assert not np.isclose(before[~part], after[~part]).any()
+
+
+def test_rows_of_the_users_own_are_scored_apart_where_the_others_are_made() -> None:
+    held = held_out(np.array([[1, 0], [1, 0], [0, 1], [1, 0], [0, 1]], np.float32), np.array([0, 0, 1, 1, 1]))
+    told: list[Message] = []
+    found = agreement(held, ["a", "b", "c", "d", "e"], {"b", "d", "not held out"}, told.append)  # type: ignore[arg-type]
+    assert found["scored_against"] == "made_labels"
+    own = found["own_rows"]
+    assert (own["accuracy"], own["n"]) == (0.5, 2)
+    assert own["interval"][0] < 0.15
+    assert own["interval"][1] > 0.85
+    assert "of 2 rows that you labelled 50% came out right" in told[-1].message
+    for nothing in (agreement(held, list("abcde"), (), told.append), agreement(None, [], {"a"}, told.append)):  # type: ignore[arg-type]
+        assert nothing == {"scored_against": "made_labels"}
+        assert "validation_file" in told[-1].message
 
 
 WORDS = ["invoice", "refund", "payment", "crash", "freeze", "error"]

@@ -22,6 +22,10 @@ gc.freeze = lambda: frozen.append(1)
 def run(self, spec):
     if spec.job_id == "tunes":
         sys.modules["torch"] = sys
+    if spec.job_id == "fills":
+        open("/dev/full", "wb", 0).write(b"x")
+    if spec.job_id == "fails":
+        raise ConnectionError
     return Failed("told", str(len(frozen)), reusable=True)
 stages.Stages.run = run
 """
@@ -91,3 +95,12 @@ worker.STANDING_BY_SECONDS = 0.01
         assert child.child.stderr is not None
         assert child.child.stderr.readline() == b"standing by\n"
         assert child.run("plain") == "2"
+
+
+def test_a_full_disk_is_told_as_one(tmp_path: Path) -> None:
+    with worker(tmp_path) as child:
+        assert child.run("fills").startswith("The disk became full")
+        assert not list(tmp_path.iterdir())
+    with worker(tmp_path) as child:
+        assert "unexpected ConnectionError" in child.run("fails")
+        assert (tmp_path / "worker.log").read_text().endswith("ConnectionError\n")

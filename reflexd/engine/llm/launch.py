@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,11 @@ SITE = Path(__file__).with_name("site")
 EMBEDDED_CONCURRENCY = 16
 VLLM_CONCURRENCY = 32
 VLLM_GPU_CONCURRENCY = 256
+PASSED_ON = re.compile(
+    r"PATH|HOME|USER|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|HF_HUB_OFFLINE|HF_HUB_DISABLE_TELEMETRY"
+    r"|(TRANSFORMERS|TORCH|TORCHINDUCTOR|TRITON|XDG|CUDA|NVIDIA|NCCL|ROCR|HIP|HSA|VLLM|OMP|KMP|MKL|OPENBLAS)_\w+"
+)
+"""Variables of the daemon's environment that vLLM gets: the others hold keys of the daemon's and of other programs."""
 
 
 class Launch(Struct, frozen=True, kw_only=True):
@@ -141,14 +147,15 @@ def vllm(wanted: Wanted, installed: Installation) -> Launch:
     }
     words = [word for name, value in serve.items() for word in (f"--{name}", value)]
     words += ["--disable-uvicorn-access-log"]
-    environment = child_environment(
-        VLLM_API_KEY=wanted.key,
-        VLLM_NO_USAGE_STATS="1",
-        DO_NOT_TRACK="1",
-        VLLM_WORKER_MULTIPROCESSING_METHOD="spawn",
-        PYTHONPATH=str(SITE),
-        PYTHONNOUSERSITE="1",
-    )
+    known = {name: value for name, value in child_environment().items() if PASSED_ON.fullmatch(name)}
+    environment = known | {
+        "VLLM_API_KEY": wanted.key,
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
+        "PYTHONPATH": str(SITE),
+        "PYTHONNOUSERSITE": "1",
+    }
     environment.pop("VLLM_SERVER_DEV_MODE", None)
     if on_cpu:
         words += ["--dtype", "float32", "--enforce-eager"]

@@ -1,0 +1,74 @@
+"""Shows `label_data` and `generate` on a real vLLM with SmolLM2's weights, where one is installed, and kills of it.
+
+RFX_VLLM names the `llm` folder of a data directory in which `reflexd llm install` ran; RFX_SYNTHESIS_KILLS as in
+synthesis_kills.py, and each of them takes the minute in which vLLM starts again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import jobs
+from tests.checkpoints import smollm2_for_an_llm
+from tests.daemons import Daemon, running
+from tests.integration import synthesis_kills
+from tests.integration.synthesis_kills import KILLS
+from tests.integration.test_holding import rests
+from tests.integration.test_made_labels import LABELS, LINES, label, made_rows, rows_of
+
+INSTALLED = os.environ.get("RFX_VLLM", "")
+pytestmark = [
+    pytest.mark.skipif(not INSTALLED, reason="vLLM is not installed here: see RFX_VLLM above"),
+    pytest.mark.timeout(600 + 150 * KILLS),
+]
+MODULES = ["vllm.entrypoints.openai.api_server", "VLLM::EngineCore"]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with SmolLM2 imported, which uses the installed vLLM."""
+    checkpoint = smollm2_for_an_llm(tmp_path_factory.mktemp("llm") / "smol")
+    environment = (Path(INSTALLED) / "vllm").resolve()
+    with running(REFLEXD_LLM__ENGINE="vllm", REFLEXD_LLM__IDLE_SECONDS="120") as daemon:
+        daemon.cli("llm", "import", checkpoint, "--name", "smol")
+        folder = daemon.data_dir / "llm"
+        (folder / environment.name).symlink_to(environment)
+        (folder / "vllm").symlink_to(environment.name)
+        yield daemon
+
+
+def create(daemon: Daemon, **more: Any) -> Any:
+    with daemon.openai() as client:
+        return client.fine_tuning.jobs.create(
+            model="morph-reflex-v1", training_file="", extra_body={"labels": LABELS, **more}
+        )
+
+
+def test_rows_are_written_and_trained_on(served: Daemon) -> None:
+    given = {"description": "what people say", "label_descriptions": LINES, "examples_per_label": 5}
+    job = create(served, generate=given, suffix="written")
+    with served.openai() as client, served.http() as http:
+        jobs.wait_for_status(client, job.id, "succeeded")
+        made = made_rows(client, http, job.id)
+        assert jobs.predict(client, "written", "how many calories are in a banana")["label"] == "calories"
+    assert {name: sum(row["label"] == name for row in made) for name in LABELS} == dict.fromkeys(LABELS, 5)
+
+
+def test_kills_lose_no_judgement_and_leave_no_orphan(served: Daemon) -> None:
+    numbers = range(KILLS)
+    texts = [row["text"] for row in random.Random(2).sample(rows_of("train"), min(300, 40 + 30 * len(numbers)))]
+    with served.openai() as client:
+        job = label(client, texts, "killed", auto_train=False)
+    synthesis_kills.kill(served, job.id, MODULES, numbers)
+    with served.openai() as client, served.http() as http:
+        rests(http, job.id)
+        made = made_rows(client, http, job.id)
+    synthesis_kills.check_answers(served, job.id)
+    assert len(made) >= 0.9 * len(texts), json.dumps(made[:3])
