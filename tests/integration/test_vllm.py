@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests import jobs
-from tests.checkpoints import smollm2_for_an_llm
+from tests.checkpoints import smollm2_packed
 from tests.daemons import Daemon, running
 from tests.integration import synthesis_kills
 from tests.integration.synthesis_kills import KILLS
@@ -32,12 +32,11 @@ MODULES = ["vllm.entrypoints.openai.api_server", "VLLM::EngineCore"]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def served() -> Iterator[Daemon]:
     """A daemon with SmolLM2 imported, which uses the installed vLLM."""
-    checkpoint = smollm2_for_an_llm(tmp_path_factory.mktemp("llm") / "smol")
     environment = (Path(INSTALLED) / "vllm").resolve()
     with running(REFLEXD_LLM__ENGINE="vllm", REFLEXD_LLM__IDLE_SECONDS="120") as daemon:
-        daemon.cli("llm", "import", checkpoint, "--name", "smol")
+        daemon.cli("llm", "import", smollm2_packed(), "--name", "smol")
         folder = daemon.data_dir / "llm"
         (folder / environment.name).symlink_to(environment)
         (folder / "vllm").symlink_to(environment.name)
