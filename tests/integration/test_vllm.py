@@ -1,4 +1,4 @@
-"""Shows `label_data` and `generate` on a real vLLM with SmolLM2's weights, where one is installed, and kills of it.
+"""Shows `generate` on a real vLLM with SmolLM2's weights, where one is installed, and kills of it.
 
 RFX_VLLM names the `llm` folder of a data directory in which `reflexd llm install` ran; RFX_SYNTHESIS_KILLS as in
 synthesis_kills.py, and each of them takes the minute in which vLLM starts again.
@@ -6,9 +6,7 @@ synthesis_kills.py, and each of them takes the minute in which vLLM starts again
 
 from __future__ import annotations
 
-import json
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from tests.daemons import Daemon, running
 from tests.integration import synthesis_kills
 from tests.integration.synthesis_kills import KILLS
 from tests.integration.test_holding import rests
-from tests.integration.test_made_labels import LABELS, LINES, label, made_rows, rows_of
+from tests.integration.test_made_labels import LABELS, LINES, made_rows
 
 INSTALLED = os.environ.get("RFX_VLLM", "")
 pytestmark = [
@@ -60,14 +58,13 @@ def test_rows_are_written_and_trained_on(served: Daemon) -> None:
     assert {name: sum(row["label"] == name for row in made) for name in LABELS} == dict.fromkeys(LABELS, 5)
 
 
-def test_kills_lose_no_judgement_and_leave_no_orphan(served: Daemon) -> None:
-    numbers = range(KILLS)
-    texts = [row["text"] for row in random.Random(2).sample(rows_of("train"), min(300, 40 + 30 * len(numbers)))]
-    with served.openai() as client:
-        job = label(client, texts, "killed", auto_train=False)
-    synthesis_kills.kill(served, job.id, MODULES, numbers)
+def test_kills_lose_no_text_and_leave_no_orphan(served: Daemon) -> None:
+    wanted = 5 + 4 * KILLS
+    given = {"description": "what people say", "label_descriptions": LINES, "examples_per_label": wanted}
+    job = create(served, generate=given, suffix="killed", auto_train=False)
+    synthesis_kills.kill(served, job.id, MODULES, range(KILLS))
     with served.openai() as client, served.http() as http:
         rests(http, job.id)
         made = made_rows(client, http, job.id)
     synthesis_kills.check_answers(served, job.id)
-    assert len(made) >= 0.9 * len(texts), json.dumps(made[:3])
+    assert {name: sum(row["label"] == name for row in made) for name in LABELS} == dict.fromkeys(LABELS, wanted)
