@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tests import jobs
-from tests.daemons import Daemon, is_alive, wait_for
+from tests.daemons import DEADLINE, Daemon, is_alive, wait_for
 from tests.rows import TICKETS, endless
 
 
@@ -19,7 +19,7 @@ def act(http: httpx2.Client, job_id: str, verb: str, **headers: str) -> httpx2.R
     return http.post(f"/v1/fine_tuning/jobs/{job_id}/{verb}", headers=headers)
 
 
-def rests(http: httpx2.Client, job_id: str) -> dict[str, object]:
+def rests(http: httpx2.Client, job_id: str, seconds: float = DEADLINE) -> dict[str, object]:
     """Wait until the job is prepared and return it; the SDK's strict mode does not know this status."""
 
     def look() -> dict[str, object] | None:
@@ -27,7 +27,7 @@ def rests(http: httpx2.Client, job_id: str) -> dict[str, object]:
         assert job["status"] in ("queued", "running", "prepared"), job
         return job if job["status"] == "prepared" else None
 
-    return wait_for(look, "the job is prepared")
+    return wait_for(look, "the job is prepared", seconds)
 
 
 @pytest.mark.parametrize("verb", ["train", "resume"])

@@ -64,7 +64,7 @@ def test_kills_lose_no_text_and_leave_no_orphan(served: Daemon) -> None:
     job = create(served, generate=given, suffix="killed", auto_train=False)
     synthesis_kills.kill(served, job.id, MODULES, range(KILLS))
     with served.openai() as client, served.http() as http:
-        rests(http, job.id)
+        rests(http, job.id, 600)
         made = made_rows(client, http, job.id)
     synthesis_kills.check_answers(served, job.id)
     assert {name: sum(row["label"] == name for row in made) for name in LABELS} == dict.fromkeys(LABELS, wanted)
