@@ -17,7 +17,7 @@ from reflexd_plugins import noisy_channel
 from reflexd_plugins.label_words import Described
 from reflexd_plugins.noisy_channel import Question
 from reflexd_plugins.progress import told
-from reflexd_plugins.proposals import SHARPNESS, Matrix, anchors, normalised, unit
+from reflexd_plugins.proposals import SHARPNESS, Matrix, anchors, centred, normalised, unit
 from reflexd_plugins.writing import Ask
 
 AT_ONCE = 24
@@ -56,7 +56,7 @@ class Pool:
         vectors = self._embed(texts)
         if self._middle is None:  # of the first round, for good: later rounds are judged as it was
             self._middle = vectors.mean(axis=0)
-        own = unit(self._anchors - self._anchors.mean(axis=0))
+        own = centred(self._anchors)
         return vectors, unit(vectors - self._middle) @ own.T
 
     def is_new(self, vector: Matrix, label: int) -> bool:

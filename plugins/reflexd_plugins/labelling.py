@@ -6,11 +6,10 @@ What fits no label is left out. Each row says how likely its label is right, and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
@@ -22,9 +21,11 @@ from reflexd_plugins.noisy_channel import Question
 from reflexd_plugins.progress import told
 from reflexd_plugins.proposals import (
     STRENGTH,
-    Ground,
+    Matrix,
     Places,
     Scores,
+    anchors,
+    centred,
     log_probabilities,
     margins,
     normalised,
@@ -32,8 +33,6 @@ from reflexd_plugins.proposals import (
     propose,
     surest,
 )
-
-Flags = NDArray[np.bool_]
 
 JUDGED_SHARE = 0.2
 """Of the texts, those with the least margin: of the others the encoder is right more often than a small model."""
@@ -44,6 +43,8 @@ WEIGHT = 0.2
 """Of the LLM's log odds beside the encoder's: over nine draws .9670 of all labels are right with it, .9653 without, and
 with 1.0 fewer again. That is a model of 135 million parameters."""
 FOLDS = 5
+FEWEST_TEXTS = 10
+"""That must be about the labels, as few as may be given."""
 FEWEST_LABELS = 2
 MOST_TOLD = 50
 """Labels whose counts an event tells."""
@@ -54,51 +55,35 @@ def labelled(texts: Sequence[str], about: Sequence[Described], context: SourceCo
     """Yield the texts, which are all different, that fit a label, in their order."""
     labels = [one.label for one in about]
     context.emit(f"Reading {len(texts)} different texts")
-    ground = Ground(context.embed, texts, about)
-    belief = propose(ground.centred, ground.centred_anchors)
-    left_out = outside(ground, belief)
-    judged = _judge(about, context, texts, belief, left_out)
-    changed = int((judged.belief.argmax(axis=1) != belief.argmax(axis=1)).sum())
-    context.emit(f"The LLM judged {len(judged.places)} texts, and gave {changed} another label than the encoder")
-    probability = calibrated(ground, judged.belief, left_out)
+    vectors, words = context.embed(texts), anchors(context.embed, about)
+    inside = np.flatnonzero(~outside(vectors, words))
+    count = len(texts) - len(inside)
+    if len(inside) < FEWEST_TEXTS:
+        raise InvalidInput(f"Only {len(inside)} of {len(texts)} texts are about any of the labels", ".texts")
+    texts, vectors = [texts[place] for place in inside.tolist()], centred(vectors[inside])
+    belief = propose(vectors, centred(words))
+    judged = _judge(about, context, texts, belief)
     made, by = judged.belief.argmax(axis=1), set(judged.places.tolist())
-    counts = Counter(labels[made[place]] for place in range(len(texts)) if not left_out[place])
+    changed = int((made != belief.argmax(axis=1)).sum())
+    context.emit(f"The LLM judged {len(by)} texts, and gave {changed} another label than the encoder")
+    probability = calibrated(vectors, judged.belief)
+    counts = Counter(labels[label] for label in made)
     each = ", ".join(f"{label} {counts[label]}" for label in labels[:MOST_TOLD])
-    context.emit(f"Labelled: {each}; {int(left_out.sum())} texts fit no label and are left out")
-    return _made(texts, labels, made, probability, by, left_out)
-
-
-def _made(
-    texts: Sequence[str],
-    labels: Sequence[str],
-    made: Places,
-    probability: Scores,
-    by: set[int],
-    left_out: Flags,
-) -> Iterator[Example]:
+    context.emit(f"Labelled: {each}; {count} texts fit no label and are left out")
     for place, text in enumerate(texts):
-        if not left_out[place]:
-            yield MadeRow(
-                text,
-                labels[made[place]],
-                probability=round(float(probability[place]), 4),
-                decided_by="encoder and llm" if place in by else "encoder",
-            )
+        decided_by = "encoder and llm" if place in by else "encoder"
+        yield MadeRow(text, labels[made[place]], probability=round(float(probability[place]), 4), decided_by=decided_by)
 
 
-def _judge(
-    about: Sequence[Described], context: SourceContext, texts: Sequence[str], belief: Scores, left_out: Flags
-) -> Judged:
+def _judge(about: Sequence[Described], context: SourceContext, texts: Sequence[str], belief: Scores) -> Judged:
     """Let the LLM choose between the two likeliest labels of the texts that the encoder is unsure of."""
     assert context.llm is not None
     order = np.argsort(-belief, axis=1, kind="stable")
-    lead = margins(belief)
-    inside = np.flatnonzero(~left_out)
     count = min(MOST_JUDGED, int(np.ceil(JUDGED_SHARE * len(texts))))
-    places = inside[np.argsort(lead[inside], kind="stable")][:count]
+    places = np.argsort(margins(belief), kind="stable")[:count]
     prompts = [
         noisy_channel.prompt(one, [texts[place] for place in seeds])
-        for one, seeds in zip(about, _seeds(belief, left_out), strict=True)
+        for one, seeds in zip(about, _seeds(belief), strict=True)
     ]
     # By label: the LLM reads what is said of a label once for all of its texts.
     asked = sorted((int(label), int(place)) for place in places for label in order[place, :2])
@@ -129,11 +114,10 @@ class Judged(Struct, frozen=True):
     places: Places
 
 
-def _seeds(belief: Scores, left_out: Flags) -> list[list[int]]:
+def _seeds(belief: Scores) -> list[list[int]]:
     """Return for each label some texts that are surely of it, not only the very surest, which are all alike."""
     made, chance = belief.argmax(axis=1), np.random.default_rng(SEED)
     sure = surest(belief, 0.5, 10)
-    sure = sure[~left_out[sure]]
     out = []
     for label in range(belief.shape[1]):
         own = sure[made[sure] == label]
@@ -141,22 +125,21 @@ def _seeds(belief: Scores, left_out: Flags) -> list[list[int]]:
     return out
 
 
-def calibrated(ground: Ground, belief: Scores, left_out: Flags) -> Scores:
+def calibrated(vectors: Matrix, belief: Scores) -> Scores:
     """Return the probability [texts] of the label that each text is given.
 
     A head that is fitted on the other folds' made labels says how predictable these are; the temperature at which it
     is as sure as it is right is applied to the belief. It tells agreement and not truth, which nobody here knows.
     """
     made = belief.argmax(axis=1)
-    kept = np.flatnonzero(~left_out)
-    counts = np.bincount(made[kept], minlength=belief.shape[1])
-    kept = kept[counts[made[kept]] >= FOLDS]
+    counts = np.bincount(made, minlength=belief.shape[1])
+    kept = np.flatnonzero(counts[made] >= FOLDS)
     apart = np.full_like(belief, np.nan)
     if len(np.unique(made[kept])) >= FEWEST_LABELS:
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
         for train, test in folds.split(kept, made[kept]):
-            head = LogisticRegression(C=STRENGTH, max_iter=200).fit(ground.centred[kept[train]], made[kept[train]])
-            apart[kept[test]] = log_probabilities(head, ground.centred[kept[test]], belief.shape[1])
+            head = LogisticRegression(C=STRENGTH, max_iter=200).fit(vectors[kept[train]], made[kept[train]])
+            apart[kept[test]] = log_probabilities(head, vectors[kept[test]], belief.shape[1])
 
         def loss(temperature: float) -> float:
             scaled = normalised(apart[kept] / temperature)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.special import expit, logsumexp
+from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 
 from reflexd import Embed
@@ -29,22 +30,22 @@ STRENGTH = 10.0
 """The head's C."""
 KEPT_BELIEF = 0.3
 """How much of the first belief, by words alone, each round adds to what it has learned."""
-NEIGHBOURS = 5
-CORE_FEWEST = 5
-MAD = 1.4826
-"""Median absolute deviations in a standard deviation."""
-FAR = 3.5
+CORE = 10
+"""So many texts for each label are surely about it, unless there are hardly any that are."""
+SPOKEN = 0.6
+"""Cosine to the words that these nearest texts must have: .82 to .91 for intents, .66 for SNIPS; .43 for the tone of
+film reviews, .31 for the kinds of TREC's questions."""
+TYPICAL = 0.2
+"""By how much what fits is usually farther than the nearest texts: where the search begins."""
+LEAST_SPREAD = 0.03
+STEPS = 60
+FITS = 0.2
+"""A text is left out where it fits with less probability than this."""
 
 
-class Ground:
-    """Texts as vectors, and what stands for each label among them."""
-
-    def __init__(self, embed: Embed, texts: Sequence[str], about: Sequence[Described]) -> None:
-        self.vectors = embed(texts)
-        self.anchors = anchors(embed, about)
-        # Without what all texts, and all labels, have in common.
-        self.centred = unit(self.vectors - self.vectors.mean(axis=0))
-        self.centred_anchors = unit(self.anchors - self.anchors.mean(axis=0))
+def centred(vectors: Matrix) -> Matrix:
+    """Return unit vectors [n, width] without what all of them have in common."""
+    return unit(vectors - vectors.mean(axis=0))
 
 
 def unit(vectors: Matrix) -> Matrix:
@@ -110,40 +111,30 @@ def surest(belief: Scores, share: float, fewest: int = FEWEST) -> Places:
     return np.concatenate(kept)
 
 
-def fit_of(ground: Ground, belief: Scores) -> Scores:
-    """Return how well each text fits the label it is given: with its words, its texts, and those nearest to it.
+def outside(vectors: Matrix, words: Matrix) -> NDArray[np.bool_]:
+    """Return which texts are about none of the labels [texts], by what is said of these: `words` [labels, width].
 
-    A text is never its own neighbour. Texts of none of the labels score low: over draws of CLINC150 and banking77 with
-    a fifth of such texts, the area under the curve is .96.
+    How near a text is to words that do not mean it is known from each text's second label. What fits lies around a mean
+    of its own, which is found with its share by expectation and maximisation. Where even the nearest texts are far from
+    all words, these do not say what the texts are (they name a tone, say), and nothing is left out.
+
+    Measured over three draws of CLINC150, two of banking77 and SNIPS, with texts of other labels: without any, 4 % are
+    lost; of a fifth, a half or four fifths of such texts 63 to 66 % are found, and 6 to 8 % of the others lost.
     """
-    made, core = belief.argmax(axis=1), surest(belief, 0.5, CORE_FEWEST)
-    texts, labels = belief.shape
-    middles, near = np.zeros((labels, ground.vectors.shape[1]), np.float32), np.full((texts, labels), -1.0)
-    for label in range(labels):
-        own = core[made[core] == label]
-        if len(own) < 2:
-            continue
-        middles[label] = ground.vectors[own].mean(axis=0)
-        alike = ground.vectors @ ground.vectors[own].T
-        alike[own, np.arange(len(own))] = -1.0
-        count = min(NEIGHBOURS, len(own) - 1)
-        near[:, label] = np.partition(alike, -count, axis=1)[:, -count:].mean(axis=1)
-    places = np.arange(texts)
-    by_words = (ground.vectors @ ground.anchors.T)[places, made]
-    by_texts = (ground.vectors @ unit(middles).T)[places, made]
-    fit: Scores = by_words + by_texts + near[places, made] + margins(near)
-    return fit
-
-
-def outside(ground: Ground, belief: Scores) -> NDArray[np.bool_]:
-    """Return which texts fit none of the labels: they lie far below what the surest texts have for a fit.
-
-    Measured over seven draws with none, a fifth and half of such texts: 5, 2 and 0 % of the others are lost, and a
-    half of a fifth is found.
-    """
-    fit = fit_of(ground, belief)
-    core = fit[surest(belief, 0.5, CORE_FEWEST)]
-    usual = np.median(core)
-    spread = MAD * np.median(np.abs(core - usual))
-    far: NDArray[np.bool_] = fit < usual - FAR * spread
+    two = np.sort(vectors @ words.T, axis=1)[:, -2:].astype(np.float64)
+    second, best = two[:, 0], two[:, 1]
+    nearest = float(np.median(np.sort(best)[-CORE * len(words) :]))
+    if nearest < SPOKEN:
+        return np.zeros(len(best), np.bool_)
+    stranger, spread = float(second.mean()), max(LEAST_SPREAD, float(second.std()))
+    share, fitting, width = 0.5, max(nearest - TYPICAL, stranger + LEAST_SPREAD), 0.1
+    fits = np.ones_like(best)
+    for _ in range(STEPS):
+        inside = norm.logpdf(best, fitting, width) + np.log(1 - share)
+        fits = expit(inside - norm.logpdf(best, stranger, spread) - np.log(share))
+        fits = np.where(best >= fitting, 1.0, np.where(best <= stranger, 0.0, fits))
+        share = float(np.clip(1 - fits.mean(), 1e-6, 1 - 1e-6))
+        fitting = float((fits * best).sum() / fits.sum())
+        width = max(LEAST_SPREAD, float(np.sqrt((fits * (best - fitting) ** 2).sum() / fits.sum())))
+    far: NDArray[np.bool_] = fits <= FITS
     return far
