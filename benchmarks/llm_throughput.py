@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -82,7 +83,8 @@ def written(daemon: Appliance, connection: Connection, each: int) -> float:
     # A file is opened when its batch begins and has its last answer when that ends; a batch follows the other.
     began = first_answer(run_dir / "llm-write-0.jsonl")
     ends = {path.stem: path.stat().st_mtime for path in run_dir.glob("llm-*.jsonl")}
-    judged: float = sum(ends[name] - ends[name.replace("judge", "write")] for name in ends if "judge" in name)
+    order = sorted(ends.items(), key=lambda one: one[1])
+    judged: float = sum(end - before for (_, before), (name, end) in itertools.pairwise(order) if "judge" in name)
     took: float = max(ends.values()) - began
     print(f"{job['trained_examples']} rows accepted in {took:.0f} s, {job['trained_examples'] / took:.2f} a second")
     return judged / took

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reflexd import Example, InvalidInput, MadeRow, SourceContext
 from reflexd_plugins import noisy_channel
@@ -34,6 +35,8 @@ ALIKE = 0.9
 GAP = 0.05
 """By how much, in cosines, a text must be nearer to its label than to any other."""
 NEAR = 0.2
+JUDGED_BEYOND = 1.25
+"""Times as many texts as are missing are judged at once: nearly all that the encoder agrees on are likelier, too."""
 SEED = 0
 
 
@@ -98,10 +101,10 @@ def written(
             asked[label] += 1
         texts = _write(number, asks, context)
         tried += len(asks)
-        for row, label in _accept(number, texts, labels, about, pool, context):
-            if have[label] < wanted:
-                have[label] += 1
-                yield row
+        missing = {label: wanted - have[label] for label in short}
+        for row, label in _accept(number, texts, missing, labels, about, pool, context):
+            have[label] += 1
+            yield row
         named = [label for label in have if have[label] < wanted][:MOST_NAMED] or list(have)[:MOST_NAMED]
         told_of = ", ".join(f"{labels[label]} {have[label]}" for label in named)
         rate = sum(have.values()) / (time.monotonic() - began)
@@ -132,13 +135,16 @@ def _write(number: int, asks: Sequence[tuple[int, Ask]], context: SourceContext)
 def _accept(
     number: int,
     texts: Sequence[tuple[int, str]],
+    missing: dict[int, int],
     labels: Sequence[str],
     about: Sequence[Described],
     pool: Pool,
     context: SourceContext,
 ) -> Iterator[tuple[Example, int]]:
-    """Yield the texts on whose label both opinions agree."""
-    assert context.llm is not None
+    """Yield the texts on whose label both opinions agree, at most as many as are `missing` of each label.
+
+    The LLM judges a few more than are missing, and others only while some are missing still.
+    """
     if not texts:
         return
     vectors, near = pool.opinions([text for _, text in texts])
@@ -147,16 +153,41 @@ def _accept(
     others = near.copy()
     others[places, own] = -2.0
     rival, to_own = others.argmax(axis=1), near[places, own]
-    agreed = np.flatnonzero((to_own - others.max(axis=1) > GAP) & (to_own > NEAR))
+    agreed = [int(place) for place in np.flatnonzero((to_own - others.max(axis=1) > GAP) & (to_own > NEAR))]
+    sure = np.exp(normalised(near.astype(np.float64) / SHARPNESS))[places, own]
+    rest: dict[int, list[int]] = {label: [] for label in missing}
+    for place in agreed:
+        if own[place] in rest and pool.is_new(vectors[place], int(own[place])):
+            rest[int(own[place])].append(place)
+    for part in range(len(agreed)):
+        now: list[int] = []
+        for label, waiting in rest.items():
+            count = int(np.ceil(JUDGED_BEYOND * missing[label]))
+            now += waiting[:count]
+            del waiting[:count]
+        if not now:
+            break
+        for place in _likelier(f"judge-{number}-{part}", now, texts, rival, about, context):
+            label, text = texts[place]
+            if missing[label] and pool.is_new(vectors[place], label):
+                pool.take(vectors[place], label)
+                missing[label] -= 1
+                probability = round(float(sure[place]), 4)
+                yield MadeRow(text, labels[label], probability=probability, decided_by="encoder and llm"), label
+
+
+def _likelier(
+    name: str,
+    places: Sequence[int],
+    texts: Sequence[tuple[int, str]],
+    rival: NDArray[np.intp],
+    about: Sequence[Described],
+    context: SourceContext,
+) -> list[int]:
+    """Return the places of the texts that the LLM finds likelier under their own label than under the rival."""
+    assert context.llm is not None
     prompts = [noisy_channel.prompt(one) for one in about]
-    pairs = sorted({(int(label), int(place)) for place in agreed for label in (own[place], rival[place])})
+    pairs = sorted({(int(label), place) for place in places for label in (texts[place][0], rival[place])})
     questions = (Question(f"{place}-{label}", texts[place][1], label) for label, place in pairs)
-    likely = noisy_channel.likelihoods(context.llm, f"judge-{number}", questions, prompts)
-    judged = dict(zip(pairs, likely, strict=True))
-    sure = np.exp(normalised(near[agreed].astype(np.float64) / SHARPNESS))[np.arange(len(agreed)), own[agreed]]
-    for number_of, place in enumerate(map(int, agreed)):
-        label, text = texts[place]
-        if judged[label, place] > judged[int(rival[place]), place] and pool.is_new(vectors[place], label):
-            pool.take(vectors[place], label)
-            probability = round(float(sure[number_of]), 4)
-            yield MadeRow(text, labels[label], probability=probability, decided_by="encoder and llm"), label
+    judged = dict(zip(pairs, noisy_channel.likelihoods(context.llm, name, questions, prompts), strict=True))
+    return [place for place in places if judged[texts[place][0], place] > judged[int(rival[place]), place]]
