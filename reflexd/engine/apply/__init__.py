@@ -1,0 +1,1 @@
+"""Merges a lazy edit into a file: exactly, or not at all."""

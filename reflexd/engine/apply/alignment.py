@@ -1,0 +1,346 @@
+"""Decides where in a file the lines of an edit belong: by one alignment of all of them, the cheapest there is.
+
+An edit's line stands for the same line of the file, or is new. A marker stands for any lines, for nothing. What the
+file has between two neighbours of the edit is deleted, at a cost. How cheap the edit can be explained with a boundary
+of a marker at any other place of the file is known as well: that is what tells a sure answer from a guess.
+
+Costs are of arrays over the file's lines, one line of the edit after the other: O(m n), with small constants.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from reflexd.engine.apply.snippet import Snippet, indent, name_of
+
+Costs = NDArray[np.float32]
+
+OPEN, EACH, OUT_OF_SCOPE = 0.7, 0.1, 0.6
+"""Of a deletion: by itself, of each line, and of each line that is indented less than all of the edit around it."""
+TWICE = (4.0, 1.5, 1.0)
+"""Of a new line that the file has already, as a multiple of a new one's: where it or the edit has it once, twice or
+more often."""
+REINDENTED = 0.12
+NAMED, KEYED = 0.45, 0.6
+"""Of a line that defines the same as a line of the file in other words."""
+DEEPER, SHALLOWER, INTO = 3.0, 0.5, 0.1
+"""Of a marker whose first line is indented more than it, or less; and of lines behind it that are indented more."""
+NOTHING = 0.4
+"""Of a marker that stands for no line."""
+IMPLIED = 0.5
+"""Of lines before the edit's first line, or behind its last one, where no marker stands for them."""
+EDGE = 1.0
+"""Of a deletion beside a marker: no line of the edit bounds it there."""
+EPSILON = 1e-3
+INF = np.float32(1e9)
+
+LAYERS = 3
+UNANCHORED, ANCHORED, OPENED = range(LAYERS)
+"""Since the last marker no line of the file was found, one was, or one was and then lines were deleted."""
+EDGES = np.array([0, 0, EDGE], dtype=np.float32)
+DELETIONS = ((UNANCHORED, UNANCHORED, OPEN + EDGE), (OPENED, ANCHORED, OPEN), (OPENED, OPENED, OPEN))
+"""Layer after and before a deletion, and its price."""
+
+
+class Original(Struct, frozen=True):
+    """The lines of a file [n]: without the space around them, and how far each is indented."""
+
+    lines: list[str]
+    stripped: list[str]
+    places: dict[str, list[int]]
+    """Of each line without the space around it."""
+    named: dict[str, list[int]]
+    indents: NDArray[np.int32]
+    next_indent: NDArray[np.int32]
+    """How far the first line from here on is indented that is not empty [n + 1]; -1 behind the last."""
+    weights: Costs
+
+
+class Piece(Struct, frozen=True):
+    """A part of the answer: lines `start` to `end` of the file, or line `line` of the edit, for line `start` if any."""
+
+    start: int
+    end: int
+    line: int = -1
+
+
+class Boundary(Struct, frozen=True):
+    """Where the lines of a marker begin or end: before line `row` of the edit, at `place` of the file."""
+
+    row: int
+    place: int
+    begins: bool
+    cost: float
+
+
+def read_original(lines: Sequence[str]) -> Original:
+    """Look at a file once."""
+    stripped = [line.strip() for line in lines]
+    places: dict[str, list[int]] = {}
+    named: dict[str, list[int]] = {}
+    for place, text in enumerate(stripped):
+        places.setdefault(text, []).append(place)
+        if name := name_of(text):
+            named.setdefault(name, []).append(place)
+    indents = np.array([indent(line) for line in lines], dtype=np.int32)
+    following = np.full(len(lines) + 1, -1, dtype=np.int32)
+    for place in range(len(lines) - 1, -1, -1):
+        following[place] = indents[place] if indents[place] >= 0 else following[place + 1]
+    weights = np.array([weight(text) for text in stripped], dtype=np.float32)
+    return Original(list(lines), stripped, places, named, indents, following, weights)
+
+
+def weight(text: str) -> float:
+    """Return how much a line says, from 0 to 1: an empty one, brackets alone, a short word, anything else."""
+    if not text:
+        return 0.02
+    said = sum(map(str.isalnum, text))
+    return 0.8 if said == 0 else 0.9 if said <= 4 else 1.0
+
+
+class Alignment:
+    """An edit against a file."""
+
+    def __init__(self, original: Original, snippet: Snippet) -> None:
+        self._original = original
+        self._snippet = snippet
+        m, n = len(snippet.lines), len(original.lines)
+        self._own = Counter(line.strip() for line in snippet.lines)
+        self._segments = self._segment_costs()
+        self._tail = np.full(n + 1, IMPLIED, dtype=np.float32)
+        self._lead = self._tail.copy()
+        # With a marker at one end, the edit reaches to the file's own end at the other.
+        if snippet.markers[-1] or snippet.markers[0]:
+            self._tail[:] = INF
+            self._lead[:] = INF
+        self._tail[n] = self._lead[0] = 0
+        self._match = [None if snippet.markers[row] else self._matches(row) for row in range(m)]
+        self._insert = [self._insertion(row) for row in range(m)]
+        self._forward()
+        self._backward()
+
+    @property
+    def cost(self) -> float:
+        """Of the cheapest explanation."""
+        return float((self._reached[0, UNANCHORED] + self._left[0, UNANCHORED]).min())
+
+    def best(self) -> list[Piece]:
+        """Return the pieces of the cheapest explanation, in their order."""
+        place = int((self._reached[0, UNANCHORED] + self._left[0, UNANCHORED]).argmin())
+        return self.through(Boundary(0, place, False, self.cost))
+
+    def boundaries(self, within: float) -> Iterator[Boundary]:
+        """Yield every boundary of a marker that an explanation at most `within` dearer than the cheapest has."""
+        limit = self.cost + within
+        rows = [row for row, marker in enumerate(self._snippet.markers) if marker]
+        states = [(row, True, self._settled(row) + self._onward[row, UNANCHORED]) for row in rows]
+        ended = [row + 1 for row in rows]
+        if self._lead[-1] < INF:
+            ended.append(0)
+        if self._tail[0] < INF:
+            states.append((len(self._snippet.lines), True, self._settled(-1) + self._tail))
+        states += [(row, False, self._reached[row, UNANCHORED] + self._left[row, UNANCHORED]) for row in ended]
+        for row, begins, costs in states:
+            for place in np.flatnonzero(costs <= limit):
+                yield Boundary(row, int(place), begins, float(costs[place]))
+
+    def through(self, boundary: Boundary) -> list[Piece]:
+        """Return the pieces of the cheapest explanation that has this boundary."""
+        row, place = boundary.row, boundary.place
+        layer = UNANCHORED
+        if boundary.begins:
+            layer = int(self._settling(row)[:, place].argmin())
+        back, first = self._trace_back(row, layer, place, deleted=boundary.begins)
+        ahead, last = self._trace_ahead(row, place, deletes=not boundary.begins)
+        pieces = [Piece(0, first)] if first else []
+        pieces += [*reversed(back), *ahead]
+        return [*pieces, Piece(last, len(self._original.lines))] if last < len(self._original.lines) else pieces
+
+    @staticmethod
+    def place_of(pieces: Sequence[Piece], boundary: Boundary) -> int:
+        """Return where a boundary lies in an explanation that has it elsewhere, by the line that follows it."""
+        return next((one.start for one in pieces if one.line >= boundary.row and one.start >= 0), -1)
+
+    def _settling(self, row: int) -> Costs:
+        """Return what it costs by layer to be done with the lines before a marker, or before the end [3, n + 1]."""
+        out: Costs = self._passed[row] + EDGES[:, None]
+        return out
+
+    def _settled(self, row: int) -> Costs:
+        out: Costs = self._settling(row).min(axis=0)
+        return out
+
+    def _segment_costs(self) -> list[Costs]:
+        """Return for each row [m + 1] what it costs to delete the file's lines up to each place [n + 1]."""
+        snippet, out = self._snippet, list[Costs]()
+        plain = EACH * self._original.weights
+        start, known = 0, dict[int, Costs]()
+        segment = [0] * (len(snippet.lines) + 1)
+        for row in range(len(snippet.lines) + 1):
+            if row == len(snippet.lines) or snippet.markers[row]:
+                indents = [snippet.indents[place] for place in range(start, row) if snippet.indents[place] >= 0]
+                least = min(indents, default=0)
+                for place in range(start, row + 1):
+                    segment[place] = least
+                start = row + 1
+        for least in segment:
+            if least not in known:
+                outside = (self._original.indents >= 0) & (self._original.indents < least)
+                known[least] = np.concatenate([[0], np.cumsum(plain + OUT_OF_SCOPE * outside)]).astype(np.float32)
+            out.append(known[least])
+        return out
+
+    def _matches(self, row: int) -> Costs:
+        """Return what it costs to take a line of the edit for each line of the file [n]."""
+        original, line = self._original, self._snippet.lines[row]
+        text = line.strip()
+        out = np.full(len(original.lines), INF, dtype=np.float32)
+        name = name_of(text)
+        if name and text not in original.places:
+            for place in original.named.get(name, ()):
+                alike = original.indents[place] == self._snippet.indents[row]
+                if name.startswith("= "):
+                    out[place] = KEYED + (0 if alike else 0.4)
+                else:
+                    out[place] = NAMED + (0 if alike else REINDENTED)
+        for place in original.places.get(text, ()):
+            same = original.lines[place].rstrip() == line.rstrip()
+            out[place] = 0 if same else REINDENTED
+        return out
+
+    def _insertion(self, row: int) -> float:
+        text = self._snippet.lines[row].strip()
+        cost = weight(text)
+        often = len(self._original.places.get(text, ()))
+        if cost < 1 or not often:
+            return cost
+        return cost * TWICE[min(max(often, self._own[text]), len(TWICE)) - 1]
+
+    def _edges(self, row: int) -> tuple[Costs, Costs]:
+        """Return what it costs that a marker's lines begin at each place, and that they end there [n + 1]."""
+        own, following = self._snippet.indents[row], self._original.next_indent
+        begins = np.where(following > own, DEEPER, np.where((following < own) & (following >= 0), SHALLOWER, 0))
+        ends = np.where(following > own, INTO, 0)
+        return begins.astype(np.float32), ends.astype(np.float32)
+
+    def _forward(self) -> None:
+        """Fill in what it costs to come to each row, layer and place: before (`reached`) and after deletions."""
+        m, n = len(self._snippet.lines), len(self._original.lines)
+        self._reached = np.full((m + 1, LAYERS, n + 1), INF, dtype=np.float32)
+        self._passed = np.empty_like(self._reached)
+        self._reached[0, UNANCHORED] = self._lead
+        for row in range(m + 1):
+            now, passed, costs = self._reached[row], self._passed[row], self._segments[row]
+            passed[:] = now
+            for layer, source, price in DELETIONS:
+                deleted = np.minimum.accumulate(now[source] - costs) + (costs + price)
+                np.minimum(passed[layer], deleted, out=passed[layer])
+            if row == m:
+                break
+            match, after = self._match[row], self._reached[row + 1]
+            if match is None:
+                begins, ends = self._edges(row)
+                settled, out = self._settled(row), after[UNANCHORED]
+                out[1:] = np.minimum.accumulate(settled + begins)[:-1]
+                np.minimum(out, settled + NOTHING, out=out)
+                out += ends
+            else:
+                after[:] = passed + self._insert[row]
+                after[ANCHORED, 1:] = np.minimum(after[ANCHORED, 1:], passed.min(axis=0)[:-1] + match)
+
+    def _backward(self) -> None:
+        """Fill in what it costs from each row, layer and place to the end: without and with deletions first."""
+        m, n = len(self._snippet.lines), len(self._original.lines)
+        self._onward = np.empty((m + 1, LAYERS, n + 1), dtype=np.float32)
+        self._left = np.empty_like(self._onward)
+        for row in range(m, -1, -1):
+            now = self._onward[row]
+            if row == m:
+                now[:] = self._tail + EDGES[:, None]
+            elif (match := self._match[row]) is None:
+                begins, ends = self._edges(row)
+                ended = ends + self._left[row + 1, UNANCHORED]
+                skipped = ended + NOTHING
+                later = np.minimum.accumulate(ended[::-1])[::-1][1:] + begins[:n]
+                np.minimum(skipped[:n], later, out=skipped[:n])
+                now[:] = skipped + EDGES[:, None]
+            else:
+                after = self._left[row + 1]
+                now[:] = after + self._insert[row]
+                now[:, :-1] = np.minimum(now[:, :-1], match + after[ANCHORED, 1:])
+            costs, left = self._segments[row], self._left[row]
+            left[:] = now
+            for layer, source, price in DELETIONS:
+                deleted = np.minimum.accumulate((now[layer] + costs)[::-1])[::-1] - (costs - price)
+                np.minimum(left[source], deleted, out=left[source])
+
+    def _trace_ahead(self, row: int, place: int, *, deletes: bool) -> tuple[list[Piece], int]:
+        """Return the pieces from a row on, and where the file's lines behind the edit begin."""
+        out: list[Piece] = []
+        layer = UNANCHORED
+        while True:
+            now, costs = self._onward[row], self._segments[row]
+            if deletes and now[layer, place] > self._left[row, layer, place] + EPSILON:
+                choices = [(to, price) for to, source, price in DELETIONS if source == layer]
+                found = [now[to, place + 1 :] + costs[place + 1 :] + price for to, price in choices]
+                which = int(np.argmin([one.min(initial=INF) for one in found]))
+                place += 1 + int(found[which].argmin())
+                layer = choices[which][0]
+            if row == len(self._snippet.lines):
+                return out, place
+            match, after = self._match[row], self._left[row + 1]
+            if match is None:
+                begins, ends = self._edges(row)
+                ended = ends + after[UNANCHORED]
+                ended[place] += NOTHING - begins[place]
+                further = place + int(ended[place:].argmin())
+                if further > place:
+                    out.append(Piece(place, further))
+                place, layer = further, UNANCHORED
+            elif (
+                place < len(match)
+                and match[place] + after[ANCHORED, place + 1] <= self._insert[row] + after[layer, place] + EPSILON
+            ):
+                out.append(Piece(place, place + 1, row))
+                place, layer = place + 1, ANCHORED
+            else:
+                out.append(Piece(-1, -1, row))
+            row, deletes = row + 1, True
+
+    def _trace_back(self, row: int, layer: int, place: int, *, deleted: bool) -> tuple[list[Piece], int]:
+        """Return the pieces before a row, the last one first, and where the file's lines before the edit end."""
+        out: list[Piece] = []
+        while True:
+            now, costs = self._reached[row], self._segments[row]
+            if deleted and now[layer, place] > self._passed[row, layer, place] + EPSILON:
+                choices = [(source, price) for to, source, price in DELETIONS if to == layer]
+                found = [now[source, :place] - costs[:place] + price for source, price in choices]
+                which = int(np.argmin([one.min(initial=INF) for one in found]))
+                place, layer = int(found[which].argmin()), choices[which][0]
+            if row == 0:
+                return out, place
+            row -= 1
+            match, before = self._match[row], self._passed[row]
+            if match is None:
+                begins, _ = self._edges(row)
+                began = self._settled(row)[: place + 1] + begins[: place + 1]
+                began[place] += NOTHING - begins[place]
+                start = int(began.argmin())
+                if start < place:
+                    out.append(Piece(start, place))
+                place = start
+                layer = int(self._settling(row)[:, place].argmin())
+            else:
+                best = int(before[:, place - 1].argmin()) if place else 0
+                matched = before[best, place - 1] + match[place - 1] if place and layer == ANCHORED else INF
+                if matched <= before[layer, place] + self._insert[row] + EPSILON:
+                    place, layer = place - 1, best
+                    out.append(Piece(place, place + 1, row))
+                else:
+                    out.append(Piece(-1, -1, row))
+            deleted = True

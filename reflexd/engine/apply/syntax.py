@@ -1,0 +1,127 @@
+"""Decides whether a file is still whole: what language it is in, whether it has new errors, and what it defines.
+
+The grammars are tree-sitter's, installed beside reflexd; nothing is loaded from elsewhere. A file of no known language,
+or one that its grammar does not understand to begin with, is judged by its brackets alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from tree_sitter import Language, Node, Parser
+
+GRAMMARS = {
+    "python": ("tree_sitter_python", "language"),
+    "javascript": ("tree_sitter_javascript", "language"),
+    "typescript": ("tree_sitter_typescript", "language_typescript"),
+    "tsx": ("tree_sitter_typescript", "language_tsx"),
+    "go": ("tree_sitter_go", "language"),
+    "rust": ("tree_sitter_rust", "language"),
+    "java": ("tree_sitter_java", "language"),
+    "c": ("tree_sitter_c", "language"),
+    "cpp": ("tree_sitter_cpp", "language"),
+    "csharp": ("tree_sitter_c_sharp", "language"),
+    "ruby": ("tree_sitter_ruby", "language"),
+    "php": ("tree_sitter_php", "language_php"),
+    "bash": ("tree_sitter_bash", "language"),
+    "css": ("tree_sitter_css", "language"),
+    "html": ("tree_sitter_html", "language"),
+    "json": ("tree_sitter_json", "language"),
+    "yaml": ("tree_sitter_yaml", "language"),
+}
+"""The module of each language's grammar and the function in it."""
+SIGNS = {
+    "python": r"^\s*(?:def \w+\(|(?:class|if|for|while|with|elif) .*:\s*$|from [\w.]+ import |import [\w.]+\s*$)",
+    "javascript": r"^\s*(?:const |let |var |function\b|import .* from ['\"]|export |module\.exports|describe\(|it\()",
+    "typescript": r"^\s*(?:(?:export )?(?:interface|type|enum) \w+|import type )|: (?:string|number|boolean|void)\b",
+    "tsx": r"^\s*(?:return \(\s*$|<[A-Z]\w*|</\w+>|/>)|className=",
+    "go": r"^(?:package \w+\s*$|func |import \(|type \w+ (?:struct|interface))|:= ",
+    "rust": r"^\s*(?:pub )?(?:fn \w+|impl\b|use [\w:]+|mod \w+|struct \w+|enum \w+|let mut |#\[\w+)",
+    "java": r"^\s*(?:package [\w.]+;|import [\w.*]+;|(?:public|private|protected) .*[({]\s*$|@Override)",
+    "c": r"^\s*(?:#\s*(?:include|define|ifdef|ifndef)\b|(?:static|struct|typedef|unsigned|int|void|char) )|->",
+    "cpp": r"^\s*(?:namespace \w+|template ?<|class \w+.*[{:]\s*$|using \w+|public:|private:)|std::|\bconst \w+&",
+    "csharp": r"^\s*(?:using [\w.]+;|namespace [\w.]+|(?:public|private|internal) .*\{ get;)",
+    "ruby": r"^\s*(?:def \w+[!?]?\b(?!.*:\s*$)|end\s*$|require ['\"]|module [A-Z]|attr_\w+ :)",
+    "php": r"^<\?php|^\s*(?:\$\w+ = |public function|use [\w\\]+;)",
+    "bash": r"^#!.*\bsh|^#!.*bash|^\s*(?:fi|done|esac|then)\s*$|^\s*(?:if|while) \[|\$\{\w+",
+    "css": r"^\s*(?:[\w-]+:\s.*;\s*$|[.#&@:*]?[\w-]+.*\{\s*$|\}\s*$)",
+    "html": r"^\s*<(?:!DOCTYPE|html|head|body|div|script|p|span|h[1-6]|link|meta|ul|li|a)\b",
+    "json": r"^\s*(?:[{}\[\]],?\s*$|\"[^\"]*\":\s)",
+    "yaml": r"^\s*(?:- )?[\w.-]+:(?:\s|$)",
+}
+_SIGNS = {name: re.compile(pattern, re.MULTILINE) for name, pattern in SIGNS.items()}
+_MORE = {
+    "cpp": ("c",),
+    "c": ("cpp",),
+    "tsx": ("javascript", "typescript"),
+    "typescript": ("tsx",),
+    "javascript": ("tsx",),
+}
+READ_CHARS = 30_000
+"""Of a file, to know its language."""
+PAIRS = {"(": ")", "[": "]", "{": "}"}
+
+
+def recognise(text: str) -> str:
+    """Return the language that a file is written in without an error, "" for none."""
+    head = text[:READ_CHARS]
+    lines = head.count("\n") + 1
+    if head.lstrip()[:1] in "{[" and not errors(text, "json", 1):
+        return "json"
+    counts = {name: sum(1 for _ in sign.finditer(head)) for name, sign in _SIGNS.items()}
+    # What many languages' lines look like counts less.
+    counts["css"] = counts["css"] // 3
+    counts["yaml"] = counts["yaml"] // 2
+    counts["json"] = 0
+    best = sorted((name for name in counts if counts[name] * 40 >= lines), key=lambda name: -counts[name])[:2]
+    tried: list[str] = []
+    for name in best:
+        tried += [one for one in (name, *_MORE.get(name, ())) if one not in tried]
+    return next((name for name in tried if not errors(text, name, 1)), "")
+
+
+@functools.cache
+def _parser(language: str) -> Parser:
+    module, function = GRAMMARS[language]
+    return Parser(Language(getattr(importlib.import_module(module), function)()))
+
+
+def errors(text: str, language: str, most: int) -> int:
+    """Return how many places of a file its grammar does not understand, counting no further than `most`."""
+    found = 0
+    for _ in _wrong(_parser(language).parse(text.encode("utf-8", "surrogatepass")).root_node):
+        found += 1
+        if found >= most:
+            break
+    return found
+
+
+def _wrong(root: Node) -> Iterator[Node]:
+    rest = [root] if root.has_error else []
+    while rest:
+        node = rest.pop()
+        if node.is_error or node.is_missing:
+            yield node
+        rest += [child for child in node.children if child.has_error or child.is_missing]
+
+
+def brackets(text: str) -> dict[str, int]:
+    """Return how many more of each bracket are opened than closed; strings and comments count, too."""
+    counts = Counter(text)
+    return {opened: counts[opened] - counts[closed] for opened, closed in PAIRS.items()}
+
+
+def complaint(original: str, merged: str) -> str | None:
+    """Say what is wrong with the new file that was not wrong with the old one; None where nothing is."""
+    before, after = brackets(original), brackets(merged)
+    for opened, closed in PAIRS.items():
+        if before[opened] == 0 and after[opened] != 0:
+            return f"the brackets {opened} and {closed} would not balance any more"
+    language = recognise(original)
+    if language and errors(merged, language, 1):
+        return f"the file would not be valid {language} any more"
+    return None
