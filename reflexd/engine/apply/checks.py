@@ -6,6 +6,7 @@ edit could not know for sure; its bounds were set on the histories of ten reposi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 
@@ -24,6 +25,9 @@ LEAST_KNOWN, LEAST_SHARE = 3, 0.4
 NEAR = 4
 """Lines on both sides of a boundary that are compared with each other."""
 SHORT, ALIKE = 8, 0.75
+COMMENT = re.compile(r"\s*(?://|/\*|\*|#(?!\w)|<!--|--\s)")
+"""Files that have nothing else in common begin with the same ones."""
+NEW_CODE = 2
 AT_END = "The update may leave out the file's first or last lines or delete them: put a marker there to keep them"
 VERSION = "This line may be new, or stand for one like it that the update leaves out: show that one's surroundings"
 
@@ -51,11 +55,17 @@ def _anchors(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
             continue
         if row > start and sum(found.get(line, 0.0) for line in range(start, row)) < LEAST_ANCHOR:
             raise Refusal("no_anchor", "These lines stand beside no line of the file: add some of its lines", start)
+        own = [line for line in range(start, row) if edit.lines[line].strip()]
+        if own and own[0] not in found and own[-1] not in found:
+            raise Refusal("no_anchor", "Neither the first nor the last of these lines stands in the file", start)
         start = row + 1
-    known = sum(one == 1 for one in found.values())
-    own = sum(weight(line.strip()) == 1 for line in edit.lines)
+    known = [line for line, one in found.items() if one == 1]
+    own = [line for line, text in enumerate(edit.lines) if weight(text.strip()) == 1]
+    code = [line for line in known if not COMMENT.match(edit.lines[line])]
+    new = [line for line in own if line not in found and not COMMENT.match(edit.lines[line])]
     gone = sum(said(file.stripped[start:end]) for start, end, _ in deletions(pieces))
-    if known == 0 or (gone >= FEW and known < LEAST_KNOWN and known < LEAST_SHARE * own):
+    few = len(known) < LEAST_KNOWN and len(known) < LEAST_SHARE * len(own)
+    if not known or (gone >= FEW and few) or (not code and len(new) >= NEW_CODE):
         raise Refusal("foreign_update", "Hardly a line of the update stands in the file: is it for another one?")
 
 
