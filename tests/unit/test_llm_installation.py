@@ -168,3 +168,4 @@ def test_vllm_gets_what_it_needs_of_the_environment_and_none_of_its_secrets(
     assert "secret" not in environment.values()
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["VLLM_API_KEY"]) == ("1", "ours")
     assert (environment["PATH"], environment["HF_HUB_OFFLINE"]) == (os.environ["PATH"], "1")
+    assert environment["VLLM_HOST_IP"] == "127.0.0.1", "else it looks for a way to a public address"

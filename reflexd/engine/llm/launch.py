@@ -151,6 +151,8 @@ def vllm(wanted: Wanted, installed: Installation) -> Launch:
     environment = known | {
         "VLLM_API_KEY": wanted.key,
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HOST_IP": "127.0.0.1",  # else it asks the kernel for the way to a public address
+        "VLLM_LOOPBACK_IP": "127.0.0.1",
         "DO_NOT_TRACK": "1",
         "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
         "PYTHONPATH": str(SITE),
