@@ -186,7 +186,8 @@ def long_file(lines: int) -> tuple[str, str]:
     update = (
         "# ... existing code ...\n"
         f"def task_{middle}(value):\n    total = value * {middle}\n    print(total)\n    return total\n\n"
-        f"def task_{middle + 1}(value):\n    total = value + {middle + 1}\n"
+        f"def task_{middle + 1}(value):\n    # ... existing code ...\n"
+        f"def task_{middle + 2}(value):\n    total = value + 0\n    print(total)\n    return total\n"
         "# ... existing code ...\n"
     )
     return "".join(parts), update
