@@ -22,6 +22,8 @@ Costs = NDArray[np.float32]
 
 OPEN, EACH, OUT_OF_SCOPE = 0.7, 0.1, 0.6
 """Of a deletion: by itself, of each line, and of each line that is indented less than all of the edit around it."""
+DEFINED = 0.5
+"""Of the deletion of a line that begins a definition, beside that."""
 TWICE = (4.0, 1.5, 1.0)
 """Of a new line that the file has already, as a multiple of a new one's: where it or the edit has it once, twice or
 more often."""
@@ -59,6 +61,8 @@ class Original(Struct, frozen=True):
     next_indent: NDArray[np.int32]
     """How far the first line from here on is indented that is not empty [n + 1]; -1 behind the last."""
     weights: Costs
+    defines: Costs
+    """1 where a line begins a function, a class or the like, else 0 [n]."""
 
 
 class Piece(Struct, frozen=True):
@@ -83,16 +87,18 @@ def read_original(lines: Sequence[str]) -> Original:
     stripped = [line.strip() for line in lines]
     places: dict[str, list[int]] = {}
     named: dict[str, list[int]] = {}
+    defines = np.zeros(len(lines), dtype=np.float32)
     for place, text in enumerate(stripped):
         places.setdefault(text, []).append(place)
         if name := name_of(text):
             named.setdefault(name, []).append(place)
+            defines[place] = not name.startswith("= ")
     indents = np.array([indent(line) for line in lines], dtype=np.int32)
     following = np.full(len(lines) + 1, -1, dtype=np.int32)
     for place in range(len(lines) - 1, -1, -1):
         following[place] = indents[place] if indents[place] >= 0 else following[place + 1]
     weights = np.array([weight(text) for text in stripped], dtype=np.float32)
-    return Original(list(lines), stripped, places, named, indents, following, weights)
+    return Original(list(lines), stripped, places, named, indents, following, weights, defines)
 
 
 def weight(text: str) -> float:
@@ -152,9 +158,7 @@ class Alignment:
     def through(self, boundary: Boundary) -> list[Piece]:
         """Return the pieces of the cheapest explanation that has this boundary."""
         row, place = boundary.row, boundary.place
-        layer = UNANCHORED
-        if boundary.begins:
-            layer = int(self._settling(row)[:, place].argmin())
+        layer = int(self._settling(row)[:, place].argmin()) if boundary.begins else UNANCHORED
         back, first = self._trace_back(row, layer, place, deleted=boundary.begins)
         ahead, last = self._trace_ahead(row, place, deletes=not boundary.begins)
         pieces = [Piece(0, first)] if first else []
@@ -178,7 +182,7 @@ class Alignment:
     def _segment_costs(self) -> list[Costs]:
         """Return for each row [m + 1] what it costs to delete the file's lines up to each place [n + 1]."""
         snippet, out = self._snippet, list[Costs]()
-        plain = EACH * self._original.weights
+        plain = EACH * self._original.weights + DEFINED * self._original.defines
         start, known = 0, dict[int, Costs]()
         segment = [0] * (len(snippet.lines) + 1)
         for row in range(len(snippet.lines) + 1):
