@@ -24,7 +24,8 @@ LEAST_ANCHOR = 0.75
 LEAST_KNOWN, LEAST_SHARE = 3, 0.4
 NEAR = 4
 """Lines on both sides of a boundary that are compared with each other."""
-SHORT, ALIKE = 8, 0.75
+SHORT, ALIKE, VERSION_ALIKE = 8, 0.75, 0.6
+MOST_GONE = 40
 COMMENT = re.compile(r"\s*(?://|/\*|\*|#(?!\w)|<!--|--\s)")
 """Files that have nothing else in common begin with the same ones."""
 NEW_CODE = 2
@@ -59,7 +60,7 @@ def _anchors(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
         if own and own[0] not in found and own[-1] not in found:
             raise Refusal("no_anchor", "Neither the first nor the last of these lines stands in the file", start)
         start = row + 1
-    known = [line for line, one in found.items() if one == 1]
+    known = [line for line, one in found.items() if one == 1] + list(_versions(pieces, edit, file))
     own = [line for line, text in enumerate(edit.lines) if weight(text.strip()) == 1]
     code = [line for line in known if not COMMENT.match(edit.lines[line])]
     new = [line for line in own if line not in found and not COMMENT.match(edit.lines[line])]
@@ -134,9 +135,9 @@ def _new(pieces: Sequence[Piece], edit: Snippet) -> Iterator[tuple[int, str]]:
             yield piece.line, text
 
 
-def _alike(one: str, other: str) -> bool:
+def _alike(one: str, other: str, least: float = ALIKE) -> bool:
     match = SequenceMatcher(None, one, other, autojunk=False)
-    return match.real_quick_ratio() >= ALIKE and match.quick_ratio() >= ALIKE and match.ratio() >= ALIKE
+    return match.real_quick_ratio() >= least and match.quick_ratio() >= least and match.ratio() >= least
 
 
 def _deletions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
@@ -149,6 +150,22 @@ def _deletions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
         if sides < (1 if gone < MANY else 2):
             message = f"{gone} lines would be deleted, and it is not clear which: show more of what stands around them"
             raise Refusal("unbounded_deletion", message, min(line, len(edit.lines) - 1), [start, end])
+
+
+def _versions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> Iterator[int]:
+    """Yield the new lines that are like one which is deleted where they come: they are its next version."""
+    new: list[int] = []
+    at = -1
+    for piece in pieces:
+        if piece.line >= 0 and piece.start < 0:
+            new.append(piece.line)
+            continue
+        gone = [text for text in file.stripped[at : piece.start][:MOST_GONE] if len(text) >= SHORT] if at >= 0 else []
+        for line in new:
+            text = edit.lines[line].strip()
+            if len(text) >= SHORT and any(_alike(text, other, VERSION_ALIKE) for other in gone):
+                yield line
+        new, at = [], piece.end
 
 
 def deletions(pieces: Sequence[Piece]) -> Iterator[tuple[int, int, int]]:
