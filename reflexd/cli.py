@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from reflexd import __version__
+from reflexd.apply_verbs import apply
 from reflexd.backbone_verbs import backbones
 from reflexd.config import load_config
 from reflexd.errors import ServerUnreachable, StartupError
@@ -217,6 +218,7 @@ def models_list(data_dir: str | None, config_file: Path | None, as_json: bool) -
     print_table(rows, ["name", "version", "labels", "backbone", "precision", "job_id"], as_json)
 
 
+cli.add_command(apply)
 cli.add_command(backbones)
 cli.add_command(llm)
 cli.add_command(webhooks)

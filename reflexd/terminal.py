@@ -51,6 +51,11 @@ def print_json(value: Any, indent: int = 2) -> None:
     click.echo((msgspec.json.format(text, indent=indent) if indent else text).decode())
 
 
+def printable(text: str) -> str:
+    """Return a text that a terminal only shows: characters that are not printable are escaped, but for tabs."""
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 def print_table(rows: list[dict[str, Any]], columns: list[str], as_json: bool) -> None:
     """Print these columns of the rows, or the whole rows as JSON."""
     if as_json:

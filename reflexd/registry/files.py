@@ -7,12 +7,17 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY = ".tmp-"
+
+
+class FileChanged(Exception):
+    """A file does not hold what was read of it any more."""
 
 
 def fsync_directory(path: Path) -> None:
@@ -88,6 +93,37 @@ def replace_file(path: Path, content: bytes) -> None:
     temporary.unlink(missing_ok=True)
     write_durably(temporary, content)
     temporary.replace(path)
+    fsync_directory(path.parent)
+
+
+def rewrite_file(path: Path, content: bytes, was: bytes) -> None:
+    """Make somebody's file that holds `was` hold `content`, atomically and durably.
+
+    Its mode, extended attributes and, as far as this process may, owner stay. A symlink stays, and the file that it
+    leads to is rewritten; other hard links to that one go on with the old content. Raises FileChanged where it holds
+    something else by now, and OSError where it may not be written; then it is as it was.
+    """
+    path = path.resolve(strict=True)
+    with path.open("r+b") as file:  # a folder's writer could replace a file that is not to be written
+        status = os.fstat(file.fileno())
+    temporary = path.with_name(TEMPORARY + secrets.token_hex(8))
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            with contextlib.suppress(PermissionError):
+                os.fchown(file.fileno(), status.st_uid, status.st_gid)
+            for name in os.listxattr(path):
+                with contextlib.suppress(OSError):
+                    os.setxattr(file.fileno(), name, os.getxattr(path, name))
+            os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
+            os.fsync(file.fileno())
+        if path.read_bytes() != was:
+            raise FileChanged(path)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     fsync_directory(path.parent)
 
 

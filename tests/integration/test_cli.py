@@ -41,6 +41,7 @@ def test_help_imports_neither_the_web_framework_nor_torch_nor_numpy() -> None:
         "serve",
         "demo",
         "predict",
+        "apply",
         "jobs",
         "keys",
         "models",
