@@ -17,8 +17,8 @@ from reflexd.terminal import printable
 if TYPE_CHECKING:
     from reflexd.engine.apply.refusal import Refusal
 
-MOST_BYTES = 8 << 20
-"""Of the file and of the update."""
+MOST_BYTES = 4 << 20
+"""Of the file, and of the update: what a daemon takes, too, where its configuration says nothing else."""
 CONTEXT = 3
 """Lines of the file around a change that a diff shows."""
 MOST_CANDIDATES, MOST_RANGES, MOST_SHOWN_CHARS = 10, 20, 200

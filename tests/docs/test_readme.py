@@ -49,6 +49,13 @@ RUN = {
         r'\{"id":"rbatch-.*"status":"completed","request_counts":\{"total":2,"completed":1,"failed":1\}',
         r'"results":\[\{"id":"a","predictions":\[\{"model":"tickets",.*\{"id":"b","error":\{"message":',
     ],
+    "cat > prices.py": [r"\A\Z"],
+    "reflexd apply prices.py": [
+        r"^--- prices\.py\n\+\+\+ prices\.py$",
+        r"^\+    if not prices:$",
+        r"^would write prices\.py: lines 6-7 new$",
+        r"^wrote prices\.py: lines 6-7 new$",
+    ],
     "keys create monitor": [
         r"^# TYPE reflexd_predict_seconds histogram$",
         r"^reflexd_predict_waiting 0\.0$",
@@ -64,6 +71,8 @@ RUN = {
 """A piece of each block that is run, and what it must print, in this order."""
 
 NOT_RUN = {
+    'ask = f"<instruction>': "needs POST /v1/chat/completions, which is being built",
+    "<code>host = a": "needs POST /v1/chat/completions, which is being built",
     "sh packaging/try.sh": "installs for a minute; tests/packaging/test_scripts.py runs it in a clean clone",
     "[network]": "is a file of the operator's; tests/unit/test_egress.py shows what such a list opens",
     "reflexd serve": "serves until it is stopped; the daemon that the other blocks talk to is started by this verb",
