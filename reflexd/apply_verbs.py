@@ -29,6 +29,7 @@ ADVICE = {
     "from another, and put a marker such as `... existing code ...` wherever lines are left out.",
     "empty_update": "the lines that are new, with a line of the file before or behind them.",
     "only_markers": "the lines that are new, with a line of the file before or behind them.",
+    "empty_marker": "lines of the file on both sides of the marker, or leave it out where nothing is left out.",
     "no_anchor": "the lines of the file that stand right before or behind these.",
     "foreign_update": "lines of this file around what is new; or see whether the update is for another file, or for an "
     "older version of this one.",
@@ -151,6 +152,8 @@ def _content(file: Path) -> bytes:
 def _update(path: Path) -> bytes:
     """Return the content of any file, also of one that a shell's `<(...)` names."""
     if str(path) == "-":
+        if sys.stdin is None:
+            raise Unusable("stdin is closed")
         return sys.stdin.buffer.read(MOST_BYTES + 1)
     try:
         with path.open("rb") as stream:

@@ -295,6 +295,12 @@ def test_bad_usage_is_told_in_a_sentence(folder: Path, words: list[str], said: s
     assert (folder / "sums.py").read_text() == FILE
 
 
+def test_a_closed_stdin_is_told(folder: Path) -> None:
+    words = ["sh", "-c", 'exec "$0" -m reflexd apply sums.py --update - <&-', sys.executable]
+    done = subprocess.run(words, env=environment(), cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "Error: stdin is closed\n")
+
+
 def test_other_languages_and_line_separators_within_lines_are_kept(folder: Path) -> None:
     """What str.splitlines ends a line at is a part of one here, and in the diff."""
     content = "const a = '\u2028\x0c\x1e';\nconst ä = 1;\nconst c = '日本';\n"
