@@ -1,1 +1,1 @@
-"""Merges a lazy edit into a file: exactly, or not at all."""
+"""Decides what a file becomes under a lazy edit: exactly that, or nothing."""
