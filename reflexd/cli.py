@@ -291,8 +291,9 @@ def config_show(data_dir: str | None, config_file: Path | None, origin: bool, as
 
     config, origins = load_config({"storage.data_dir": data_dir}, file=config_file)
     sections = msgspec.to_builtins(config)
-    if config.llm.api_key:
-        sections["llm"]["api_key"] = "(hidden)"
+    for section in ("llm", "apply"):
+        if sections[section]["api_key"]:
+            sections[section]["api_key"] = "(hidden)"
     rows = [
         {"key": path, "value": sections[path.partition(".")[0]][path.partition(".")[2]], "origin": where}
         for path, where in origins.items()

@@ -188,6 +188,21 @@ class Llm(Section, frozen=True):
     idle_seconds: Seconds = 300.0
 
 
+class Apply(Section, frozen=True):
+    """[apply]: how lazy edits are merged into files."""
+
+    workers: Count = 2
+    queue: Count = 64
+    concurrent_per_key: Count = 16
+    file_bytes: Annotated[int, Meta(ge=1024)] = 4_194_304
+    merge_seconds: Seconds = 10.0
+    url: str = ""
+    model: str = ""
+    api_key: str = ""
+    use_llm: bool = False
+    answer_seconds: Seconds = 120.0
+
+
 class Plugins(Section, frozen=True):
     """[plugins]: which installed plugins are loaded."""
 
@@ -209,6 +224,7 @@ class Config(Section, frozen=True):
     files: Files = Files()
     batches: Batches = Batches()
     llm: Llm = Llm()
+    apply: Apply = Apply()
     plugins: Plugins = Plugins()
 
 

@@ -25,6 +25,7 @@ from reflexd.config import Config
 from reflexd.egress.door import Door
 from reflexd.egress.sender import Sender
 from reflexd.engine.encoders import Encoders
+from reflexd.engine.llm.direct import Direct
 from reflexd.engine.opening import open_encoder
 from reflexd.errors import CannotStartNow, StartupError, StorageFull
 from reflexd.observability import configure_logging
@@ -101,6 +102,13 @@ class Daemon:
             runner = parts.batch_runner(store, predictions, files)
             limits = StreamLimits(open=config.limits.streams, open_per_key=config.limits.streams_per_key)
             streams = EventStreams(store, limits)
+            device = parts.device()
+            llm = parts.llm(device)
+            stack.push_async_callback(llm.close)
+            direct = Direct(config.network.ca_file)
+            stack.push_async_callback(direct.close)
+            pool = parts.apply_pool()
+            stack.push_async_callback(pool.stop)
             server = self._build_server(
                 Services(
                     keys=store.keys,
@@ -114,6 +122,7 @@ class Daemon:
                     predictions=predictions,
                     webhooks=webhooks,
                     batches=batches,
+                    chat=parts.chat(pool, direct, llm),
                     readiness=readiness,
                 ),
                 Described(limits=config.limits, uploaded=config.batches.rows, sources=plugins.data_sources),
@@ -126,9 +135,6 @@ class Daemon:
                     readiness.block("training", "training processes cannot be started")
 
             ground = partial(backbones.ground, default=present, precision=config.backbone.precision)
-            device = parts.device()
-            llm = parts.llm(device)
-            stack.push_async_callback(llm.close)
             dispatcher = Dispatcher(
                 store, executor, parts.dispatch_options(ground, plugins, llm, made, device), on_trouble
             )

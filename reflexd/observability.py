@@ -45,6 +45,9 @@ WEBHOOK_ATTEMPTS = Counter(
 )
 BATCHES_UNFINISHED = Gauge("reflexd_batches_unfinished", "Batches that wait or are worked on")
 BATCH_ROWS = Counter("reflexd_batch_rows", "Rows of batches that are done, by outcome: completed, failed", ["outcome"])
+APPLY_ANSWERS = Counter(
+    "reflexd_apply_answers", "Updates that were applied or not: deterministic, model, refused, timeout", ["outcome"]
+)
 _WAIT, _COMPUTE = PREDICT_SECONDS.labels("wait"), PREDICT_SECONDS.labels("compute")
 
 QUOTABLE = (ReflexError, StartupError, WorkerDied, JobFailure, OSError, sqlite3.Error)

@@ -9,12 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from reflexd.config import Config
+from reflexd.engine.apply.model import ApplyModel, server_of
+from reflexd.engine.apply.pool import Pool, PoolOptions
 from reflexd.engine.backbones import Backbones, Ground
 from reflexd.engine.device import Device
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.encoders import Encoders
 from reflexd.engine.llm import launch
-from reflexd.engine.llm.external import External
+from reflexd.engine.llm.direct import Direct
+from reflexd.engine.llm.external import External, check_server
 from reflexd.engine.llm.keeper import Keeper
 from reflexd.engine.predictor import Predictor
 from reflexd.engine.residents import Residents
@@ -24,9 +27,11 @@ from reflexd.plugins import PluginManager
 from reflexd.registry.data_directory import DataDirectory, cache_directory
 from reflexd.scheduler.dispatcher import DispatchOptions
 from reflexd.service.admission import Admission
+from reflexd.service.apply import ApplyService
 from reflexd.service.base_models import BaseModels
 from reflexd.service.batch_runner import BatchRunner
 from reflexd.service.batch_work import Workplace
+from reflexd.service.chat import ChatService, LanguageModel
 from reflexd.service.files import FileService
 from reflexd.service.job_files import JobFiles
 from reflexd.service.jobs import JobService
@@ -79,6 +84,22 @@ class Parts:
     def llm_missing(self) -> str | None:
         """Return what is to be done before there is a local LLM; None where there is one."""
         return None if self._config.llm.url else launch.missing(self._config.llm, self._directory.llm)
+
+    def apply_pool(self) -> Pool:
+        """Return the processes that merge updates, of which none runs yet."""
+        given = self._config.apply
+        return Pool(PoolOptions(workers=given.workers, queue=given.queue, merge_seconds=given.merge_seconds))
+
+    def chat(self, pool: Pool, direct: Direct, llm: Keeper | External) -> ChatService:
+        """Return the service of chat completions; raises StartupError for a server that cannot or may not be asked."""
+        given, model = self._config.apply, None
+        if given.url:
+            check_server("apply", given.url, given.model, self._config.network)
+            model = ApplyModel(direct, server_of(given), "chat/completions")
+        elif given.use_llm:
+            model = ApplyModel(direct, llm.lease, "completions")
+        language_model = LanguageModel(direct, llm.lease, self.llm_missing)
+        return ChatService(ApplyService(pool, given, model), language_model, given.file_bytes)
 
     def predictions(self, store: Store) -> PredictionService:
         """Return the service that answers predict requests, without a predictor yet."""

@@ -13,6 +13,7 @@ from reflexd.api import errors
 from reflexd.api.api_page import document_route, page_routes
 from reflexd.api.auth import current_key, is_retried, key_guard
 from reflexd.api.batches import AsynchronousBatchController, BatchController
+from reflexd.api.chat import chat_completion
 from reflexd.api.envelope import Envelope
 from reflexd.api.files import FilesController
 from reflexd.api.fine_tuning import FineTuningController
@@ -26,6 +27,7 @@ from reflexd.api.predict import ReflexController
 from reflexd.api.webhook_endpoints import DeliveryController, EndpointController, webhook_event_types
 from reflexd.config import Http
 from reflexd.service.batches import BatchService
+from reflexd.service.chat import ChatService
 from reflexd.service.event_streams import EventStreams
 from reflexd.service.files import FileService
 from reflexd.service.jobs import JobService
@@ -48,6 +50,7 @@ ROUTE_HANDLERS: list[ControllerRouterHandler] = [
     webhook_event_types,
     AsynchronousBatchController,
     BatchController,
+    chat_completion,
     healthz,
     readyz,
     metrics,
@@ -69,6 +72,7 @@ class Services(Struct, frozen=True, kw_only=True):
     predictions: PredictionService
     webhooks: WebhookService
     batches: BatchService
+    chat: ChatService
     readiness: Readiness
 
 
@@ -93,6 +97,7 @@ def create_app(services: Services, http: Http, described: Described) -> ASGIApp:
             "predictions": given(services.predictions),
             "webhooks": given(services.webhooks),
             "batches": given(services.batches),
+            "chat": given(services.chat),
             "readiness": given(services.readiness),
         },
         guards=[key_guard(services.keys)],

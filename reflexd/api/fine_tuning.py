@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.params import Parameter
-from litestar.response import ServerSentEvent
-from litestar.response.base import ASGIResponse
 from litestar.response.sse import ServerSentEventMessage
 
 from reflexd.api.job_objects import checkpoints_of, event_object, job_object, make_page
+from reflexd.api.streams import EventStream
 from reflexd.errors import InvalidRequest, ReflexError
 from reflexd.schemas.openai import Checkpoint, Deleted, FineTuningJob, JobEvent, Page
 from reflexd.service.admission import MAX_METADATA_PAIRS, Repeat
@@ -27,17 +26,6 @@ from reflexd.store.records import Event
 Limit = Annotated[int, Parameter(ge=1, le=100)]
 JSON_LINES = "application/jsonl"
 METADATA_PAIR = re.compile(r"metadata\[(.+)\]", re.DOTALL)
-
-
-class EventStream(ServerSentEvent):
-    """A stream that is sent as what it is, also by a handler that may answer with JSON instead.
-
-    Of a handler with two kinds of answers the framework takes both for JSON, whatever the answer's own type says.
-    """
-
-    def to_asgi_response(self, *given: Any, **named: Any) -> ASGIResponse:
-        """Return the response with the stream's media type, not the handler's."""
-        return super().to_asgi_response(*given, **{**named, "media_type": self.media_type})
 
 
 class FineTuningController(Controller):

@@ -14,10 +14,10 @@ import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
+from reflexd.api.callers import WATCHED_BYTES
 from reflexd.api.envelope import send_json
 from reflexd.api.errors import told
 from reflexd.api.hosts import AllowedHosts
-from reflexd.api.predict import WATCHED_BYTES
 from reflexd.api.protocol import new_request_id, send_at_once
 from reflexd.config import Http
 from reflexd.errors import ReflexError, RequestTimeout

@@ -43,6 +43,7 @@ REASONS = {
     413: "The body is too large",
     415: "The body is compressed",
     421: "The Host header names another server",
+    422: "The update is not applied",
     429: "Too much at once",
     431: "The headers are too large",
     500: "The daemon failed",
@@ -189,7 +190,7 @@ def _success(found: _Found, schema: Schema) -> Schema:
     answer["content"] = {operation.media: content}
     if operation.stream:
         answer["content"]["text/event-stream"] = {
-            "schema": {"$ref": "#/components/schemas/StreamedEvent"},
+            "schema": {"$ref": f"#/components/schemas/{operation.stream_schema}"},
             "example": operation.stream,
         }
     return answer

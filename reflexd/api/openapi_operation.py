@@ -33,6 +33,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     answers: dict[str, Any] = {}
     stream: Any = None
     """Example of one event of the 200 as server-sent events."""
+    stream_schema: str = "StreamedEvent"
+    """The component that describes such an event."""
     errors: tuple[ReflexError, ...] = ()
     body: type | str | dict[str, Any] | None = None
     """The Struct that it is decoded to, the name of a component, or a schema of its own."""

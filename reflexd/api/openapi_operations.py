@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from reflexd.api import openapi_batches as batches
 from reflexd.api import openapi_examples as examples
+from reflexd.api.openapi_chat import CHAT
+from reflexd.api.openapi_chat import TAG as CHAT_TAG
 from reflexd.api.openapi_files import FILES, FILES_TAG
 from reflexd.api.openapi_operation import BAD_LIMIT, BODY, LIMIT, PRIVATE, STORED, Operation
 from reflexd.api.openapi_webhooks import WEBHOOK_OPERATIONS
@@ -42,6 +44,7 @@ TAGS = {
     "Models": "The trained classifiers of a tenant, and the default Reflexes that all tenants share.",
     "Classification": "Ask one classifier, or many, about one text or many.",
     batches.TAG: batches.ABOUT,
+    **CHAT_TAG,
     "Webhooks": "Who is told of jobs and batches that end, signed as Standard Webhooks has it.",
     "Probes": "What a load balancer, a service manager or Prometheus asks.",
 }
@@ -257,6 +260,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         requests=examples.BATCH_REQUESTS,
     ),
     **batches.OPERATIONS,
+    **CHAT,
     **WEBHOOK_OPERATIONS,
     ("GET", "/healthz"): Operation(id="healthz", tag="Probes", answer={"status": "ok"}),
     ("HEAD", "/healthz"): Operation(id="healthzHead", tag="Probes"),

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from reflexd.api import openapi_batches as batches
+from reflexd.api.openapi_chat import IN_DOUBT, STREAMED_CHUNK
 from reflexd.api.openapi_operations import CREATE, OPERATIONS
 from reflexd.config import Limits
 from reflexd.errors import (
@@ -63,6 +64,7 @@ ERROR: Schema = {
                 },
                 "param": {"type": ["string", "null"], "description": "The path of the field that is wrong."},
                 "code": {"type": ["string", "null"], "description": "A word for programs."},
+                "reflexd": IN_DOUBT,
             },
             "required": ["message", "type", "param", "code"],
         }
@@ -173,7 +175,7 @@ def answer_schemas(kinds: Iterable[Any]) -> tuple[list[Schema], dict[str, Schema
         for key, said in SAID.get(name, {}).items():
             properties[key] |= said
         component["description"] = component.get("description", "") + MORE.get(name, "")
-    components |= {"Error": ERROR, "StreamedEvent": STREAMED}
+    components |= {"Error": ERROR, "StreamedEvent": STREAMED, "StreamedChunk": STREAMED_CHUNK}
     return schemas, components
 
 

@@ -7,7 +7,7 @@ defined. Sources: spec section 1.10 (statuses and codes) and 3.6 (which statuses
 from __future__ import annotations
 
 import inspect
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ReflexError(Exception):
@@ -24,7 +24,7 @@ class ReflexError(Exception):
         self.param = param
         super().__init__(self.message)
 
-    def body(self) -> dict[str, dict[str, str | None]]:
+    def body(self) -> dict[str, dict[str, Any]]:
         """Return the OpenAI error envelope, ready for JSON."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 

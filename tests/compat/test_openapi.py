@@ -34,7 +34,7 @@ READ_BY_ITSELF = {("/v1/fine_tuning/jobs", "get", "metadata")}
 """Parameters that a handler reads off the request, so that the framework knows nothing of them."""
 PROVIDED = (
     "key", "retried", "jobs", "models", "served", "streams", "predictions", "webhooks", "readiness", "files", "uploads",
-    "batches", "made",
+    "batches", "made", "chat",
 )  # fmt: skip
 
 

@@ -21,16 +21,7 @@ class External:
 
     def __init__(self, options: Llm, network: Network) -> None:
         """Raise StartupError for an address that cannot be used, or that may not be reached offline."""
-        parts = urlsplit(options.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise StartupError(f"[llm] url: {options.url} must be like http://host:port/v1")
-        if not options.model:
-            raise StartupError("[llm] model: the model that the server at [llm] url is to be asked for must be named")
-        if network.offline and not _is_loopback(parts.hostname):
-            try:
-                Policy(network).check_url(options.url)
-            except NotAllowedOut as error:
-                raise StartupError(f"[llm] url: {error}") from error
+        check_server("llm", options.url, options.model, network)
         self._options = options
 
     @asynccontextmanager
@@ -58,6 +49,22 @@ class External:
     async def status(self) -> dict[str, Any]:
         """Return what the operator is to know."""
         return {"state": "external", "model": self._options.model, "engine": self._options.url}
+
+
+def check_server(section: str, url: str, model: str, network: Network) -> None:
+    """Raise StartupError where the server that a section of the configuration names cannot or may not be asked."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise StartupError(f"[{section}] url: {url} must be like http://host:port/v1")
+    if not model:
+        raise StartupError(
+            f"[{section}] model: the model that the server at [{section}] url is to be asked for must be named"
+        )
+    if network.offline and not _is_loopback(parts.hostname):
+        try:
+            Policy(network).check_url(url)
+        except NotAllowedOut as error:
+            raise StartupError(f"[{section}] url: {error}") from error
 
 
 def _is_loopback(host: str) -> bool:

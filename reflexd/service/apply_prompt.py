@@ -1,0 +1,119 @@
+"""Decides where file and update stand in an apply prompt, and refuses one that can be read in more than one way.
+
+The file ends where `</code>` and `<update>` follow each other. A file about this very format may hold that, too; then
+the place counts at which the tags in the file and those in the update are balanced, if there is one such place only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from reflexd.errors import InvalidRequest
+from reflexd.schemas.apply import ChatMessage
+
+BETWEEN = re.compile(r"</code>\s*<update>")
+INSTRUCTION = re.compile(r"\s*<(instructions?)>")
+TAGS = ("code", "update")
+EXPECTED = (
+    "The last user message must hold <code>the whole file</code> and then <update>the lazy edit</update>, with an"
+    " <instruction>...</instruction> before them or without one"
+)
+NEWLINES = "\r\n"
+
+
+class ApplyPrompt(Struct, frozen=True):
+    """What is to be applied: the text between the tags as it is."""
+
+    instruction: str
+    code: str
+    update: str
+
+
+class Framed(Struct, frozen=True):
+    """A file without the line breaks around it: those before it, the file itself, and those after its first one."""
+
+    before: str
+    file: str
+    after: str
+
+    def around(self, file: str) -> str:
+        """Return another file with the line breaks of this one."""
+        return self.before + file + self.after
+
+
+def last_user_text(messages: Sequence[ChatMessage]) -> str:
+    """Return the text of the last user message; raises InvalidRequest where there is none."""
+    for number in reversed(range(len(messages))):
+        message = messages[number]
+        if message.role == "user":
+            return text_of(message, number)
+    raise InvalidRequest(f"There is no user message. {EXPECTED}", param="messages")
+
+
+def text_of(message: ChatMessage, number: int) -> str:
+    """Return a message's text, its parts put together; raises InvalidRequest for a part that is no text."""
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
+    for place, part in enumerate(message.content):
+        if part.type != "text" or part.text is None:
+            raise InvalidRequest(
+                "Only parts of the type text are read", param=f"messages[{number}].content[{place}].type"
+            )
+    return "".join(part.text or "" for part in message.content)
+
+
+def read_prompt(text: str) -> ApplyPrompt:
+    """Take a prompt apart; raises InvalidRequest that says what is expected."""
+    instruction, start = _opening(text)
+    end = text.rfind("</update>")
+    places = [found for found in BETWEEN.finditer(text, start) if found.end() <= end]
+    if not places:
+        raise InvalidRequest(f"{_missing(text, start)}. {EXPECTED}", param="messages")
+    if len(places) > 1:
+        places = [
+            found
+            for found in places
+            if _is_balanced(text[start : found.start()]) and _is_balanced(text[found.end() : end])
+        ]
+    if len(places) != 1:
+        raise InvalidRequest(
+            "The file or the update holds </code> and <update> itself, so that it cannot be known where the file ends."
+            f" {EXPECTED}",
+            param="messages",
+        )
+    return ApplyPrompt(instruction, text[start : places[0].start()], text[places[0].end() : end])
+
+
+def frame(code: str) -> Framed:
+    """Take the line breaks around a file off it; its own last one, if it has any, stays."""
+    begin = len(code) - len(code.lstrip(NEWLINES))
+    last = len(code.rstrip(NEWLINES))
+    own = last + (2 if code.startswith("\r\n", last) else 1 if code.startswith("\n", last) else 0)
+    return Framed(code[:begin], code[begin:own], code[own:])
+
+
+def _opening(text: str) -> tuple[str, int]:
+    """Return the instruction, and where the file begins; raises InvalidRequest."""
+    if opened := INSTRUCTION.match(text):
+        closed = re.compile(rf"</{opened[1]}>\s*<code>").search(text, opened.end())
+        if closed is None:
+            raise InvalidRequest(f"<code> does not follow on </{opened[1]}>. {EXPECTED}", param="messages")
+        return text[opened.end() : closed.start()].strip(), closed.end()
+    place = text.find("<code>")
+    if place < 0 or "<update>" in text[:place] or "</code>" in text[:place]:
+        raise InvalidRequest(f"There is no <code> before all other tags. {EXPECTED}", param="messages")
+    return "", place + len("<code>")
+
+
+def _missing(text: str, start: int) -> str:
+    for tag in ("</code>", "<update>", "</update>"):
+        if text.find(tag, start) < 0:
+            return f"There is no {tag}"
+    return "<update> does not follow on </code>, or </update> does not follow on that"
+
+
+def _is_balanced(text: str) -> bool:
+    return all(text.count(f"<{tag}>") == text.count(f"</{tag}>") for tag in TAGS)
