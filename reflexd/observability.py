@@ -45,6 +45,7 @@ WEBHOOK_ATTEMPTS = Counter(
 )
 BATCHES_UNFINISHED = Gauge("reflexd_batches_unfinished", "Batches that wait or are worked on")
 BATCH_ROWS = Counter("reflexd_batch_rows", "Rows of batches that are done, by outcome: completed, failed", ["outcome"])
+APPLY_WAITING = Gauge("reflexd_apply_waiting", "Updates that are applied or waiting now")
 APPLY_ANSWERS = Counter(
     "reflexd_apply_answers", "Updates that were applied or not: deterministic, model, refused, timeout", ["outcome"]
 )

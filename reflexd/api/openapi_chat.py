@@ -106,7 +106,7 @@ CHAT: dict[tuple[str, str], Operation] = {
         requests={
             "A file and its update": _request(f"<code>{FILE}</code>\n<update>{UPDATE}</update>"),
             "With an instruction, as a stream": _request(
-                f"<instruction>I use the constant of math</instruction>\n<code>{FILE}</code>\n<update>{UPDATE}</update>",
+                f"<instruction>Use math.pi</instruction>\n<code>{FILE}</code>\n<update>{UPDATE}</update>",
                 stream=True,
                 stream_options={"include_usage": True},
             ),

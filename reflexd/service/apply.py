@@ -121,7 +121,8 @@ def _applied(content: str, engine: Engine, done: Done, first: int) -> Applied:
 
 def _refused(refusal: Refusal, prompt: ApplyPrompt, first: int) -> ApplyRefused:
     """Return what a caller is told: the engine's sentence, the segment, and the places it may mean."""
-    candidates = [place + first + 1 for place in refusal.candidates]
+    last = first + frame(prompt.code).file.rstrip(NEWLINES).count("\n")  # the engine's end of the file lies behind that
+    candidates = sorted({min(place + first, last) + 1 for place in refusal.candidates})
     places = []
     if refusal.line is not None:
         said = prompt.update.split("\n")[refusal.line].strip()

@@ -90,7 +90,9 @@ def read_prompt(text: str) -> ApplyPrompt:
 def frame(code: str) -> Framed:
     """Take the line breaks around a file off it; its own last one, if it has any, stays."""
     begin = len(code) - len(code.lstrip(NEWLINES))
-    last = len(code.rstrip(NEWLINES))
+    last = max(begin, len(code.rstrip(NEWLINES)))
+    if last == begin:
+        return Framed(code, "", "")
     own = last + (2 if code.startswith("\r\n", last) else 1 if code.startswith("\n", last) else 0)
     return Framed(code[:begin], code[begin:own], code[own:])
 

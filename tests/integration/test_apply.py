@@ -1,98 +1,16 @@
-"""Shows that a real daemon applies lazy edits or refuses them, over the official SDK in strict mode, whatever happens."""
+"""Shows that a real daemon applies lazy edits or refuses them, over the official SDK in strict mode."""
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import openai
 import pytest
-from openai.types.chat import ChatCompletion
 
-from tests.daemons import Daemon, kill_process, processes, running, wait_for
+from tests.daemons import Daemon
+from tests.edits import DOUBTFUL, FILE, MERGED, PATH, TWICE, UPDATE, applied, ask, prompt, refused, verdict
 from tests.integration.refusals import check_error
-
-WORKER = "reflexd.engine.apply.worker"
-PATH = "/v1/chat/completions"
-FILE = """\
-import os
-
-
-def first(value):
-    total = value + 1
-    return total
-
-
-def second(value):
-    total = value * 2
-    return total
-
-
-def third(value):
-    return first(value) + second(value)
-"""
-UPDATE = """\
-# ... existing code ...
-
-def second(value):
-    total = value * 3
-    return total
-
-# ... existing code ...
-"""
-MERGED = FILE.replace("value * 2", "value * 3")
-TWICE = "def a():\n    x = 1\n    return x\n\n\ndef b():\n    x = 1\n    return x\n"
-DOUBTFUL = "# ... existing code ...\n    x = 1\n    y = 2\n    return x\n# ... existing code ...\n"
-"""Fits both functions of TWICE."""
-SLOW = "\n".join(f"value_{number} = {number}" for number in range(2000)) + "\n"
-"""Long enough that its merge is met under way: it is read by a process that stands still."""
-
-
-def prompt(code: str, update: str, instruction: str = "", between: str = "\n") -> str:
-    said = f"<instruction>{instruction}</instruction>\n" if instruction else ""
-    return f"{said}<code>{code}</code>{between}<update>{update}</update>"
-
-
-def ask(client: openai.OpenAI, content: Any, model: str = "morph-v3-fast", **more: Any) -> ChatCompletion:
-    found: ChatCompletion = client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": content}], **more
-    )
-    return found
-
-
-def applied(client: openai.OpenAI, code: str, update: str, model: str = "morph-v3-fast") -> str:
-    content = ask(client, prompt(code, update), model).choices[0].message.content
-    assert content is not None
-    return content
-
-
-def verdict(answer: Any) -> dict[str, Any]:
-    found: dict[str, Any] = answer.model_extra["reflexd"]
-    return found
-
-
-def refused(client: openai.OpenAI, code: str, update: str, model: str = "morph-v3-fast") -> dict[str, Any]:
-    """Return the error object of a request that must be refused."""
-    with pytest.raises(openai.UnprocessableEntityError) as caught:
-        ask(client, prompt(code, update), model)
-    body = caught.value.body
-    assert isinstance(body, dict)
-    assert (caught.value.code, caught.value.type) == ("apply_refused", "invalid_request_error")
-    return body
-
-
-def workers(daemon: Daemon) -> list[int]:
-    return [pid for pid, parent in processes(WORKER) if parent == daemon.pid]
-
-
-def stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
 
 # --- what is answered -----------------------------------------------------------------------------------------------
 
@@ -229,7 +147,8 @@ def test_lines_are_counted_as_they_stand_between_the_tags(client: openai.OpenAI)
 
 def test_a_large_file_passes_whole(client: openai.OpenAI) -> None:
     large = "".join(f"setting_{number} = 'value {number} é'\n" for number in range(60_000))
-    update = "# ... existing code ...\nsetting_9 = 'value 9 é'\nsetting_10 = None\nsetting_11 = 'value 11 é'\n# ... existing code ...\n"
+    middle = "setting_9 = 'value 9 é'\nsetting_10 = None\nsetting_11 = 'value 11 é'\n"
+    update = f"# ... existing code ...\n{middle}# ... existing code ...\n"
     assert applied(client, large, update) == large.replace("'value 10 é'", "None")
 
 
@@ -238,18 +157,18 @@ def test_a_large_file_passes_whole(client: openai.OpenAI) -> None:
 
 def test_tags_in_the_file_are_the_file_s(client: openai.OpenAI) -> None:
     def page(value: str) -> str:
-        return f"<p>\n<code>one</code>\n</code>\n<b>{value}</b>\n<i>end</i>\n</p>\n"
+        return f"<p>\n<code>one</code>\n<hr></code>\n<b>{value}</b>\n<i>end</i>\n</p>\n"
 
-    update = "<!-- ... existing code ... -->\n</code>\n<b>new</b>\n<i>end</i>\n</p>\n"
+    update = "<!-- ... existing code ... -->\n<hr></code>\n<b>new</b>\n<i>end</i>\n</p>\n"
     assert applied(client, page("old"), update) == page("new")
     assert ask(client, prompt(FILE, UPDATE, "Use <code>, and </code><update> too")).choices[0].message.content == MERGED
 
 
 def test_a_file_about_this_format_is_told_from_the_prompt(client: openai.OpenAI) -> None:
     def source(value: str) -> str:
-        return f'HEAD = 1\nSHAPE = "<code>a</code>\\n<update>b</update>"\nPLAIN = "<code>a</code><update>b</update>"\nLIMIT = {value}\n'
+        return f'HEAD = 1\nSHAPE = "<code>a</code><update>b</update>"\nOTHER = 3\nLIMIT = {value}\n'
 
-    update = 'PLAIN = "<code>a</code><update>b</update>"\nLIMIT = 2\n'
+    update = 'SHAPE = "<code>a</code><update>b</update>"\nOTHER = 3\nLIMIT = 2\n'
     whole = ask(client, prompt(source("1"), "# ... existing code ...\n" + update))
     assert whole.choices[0].message.content == source("2")
 
@@ -352,123 +271,3 @@ def test_a_file_that_is_too_large_is_refused(start_daemon: Callable[..., Daemon]
             with pytest.raises(openai.APIStatusError) as caught:
                 ask(client, prompt(code, update))
             assert (caught.value.status_code, caught.value.code) == (413, "request_too_large")
-
-
-# --- processes ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[Daemon]:
-    """A daemon with one apply process, whose merges may take four seconds."""
-    with running(REFLEXD_APPLY__WORKERS="1", REFLEXD_APPLY__MERGE_SECONDS="4") as daemon:
-        yield daemon
-
-
-def test_no_process_runs_before_the_first_request(start_daemon: Callable[..., Daemon]) -> None:
-    daemon = start_daemon()
-    assert workers(daemon) == []
-    with daemon.openai() as client:
-        assert applied(client, FILE, UPDATE) == MERGED
-        (pid,) = workers(daemon)
-        assert applied(client, FILE, UPDATE) == MERGED
-        assert workers(daemon) == [pid], "the warm process is used again"
-    daemon.kill()
-    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the apply process has ended with the daemon")
-
-
-def test_a_merge_that_takes_too_long_is_ended_and_its_process_replaced(alone: Daemon) -> None:
-    with alone.openai(max_retries=0) as client:
-        assert applied(client, FILE, UPDATE) == MERGED
-        (pid,) = workers(alone)
-        os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(openai.UnprocessableEntityError) as caught:
-            ask(client, prompt(SLOW, "value_3 = 3\nvalue_4 = 0\nvalue_5 = 5\n# ... existing code ...\n"))
-        assert caught.value.code == "apply_timeout"
-        assert applied(client, FILE, UPDATE) == MERGED
-        wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the slow process is gone")
-
-
-def test_a_process_that_is_killed_at_work_costs_nothing(alone: Daemon) -> None:
-    with alone.openai(max_retries=0) as client, ThreadPoolExecutor(1) as pool:
-        assert applied(client, FILE, UPDATE) == MERGED
-        (pid,) = wait_for(lambda: workers(alone), "a process stands by")
-        os.kill(pid, signal.SIGSTOP)
-        wait_for(lambda: stopped(pid), "the process stands still")
-        asked = pool.submit(applied, client, FILE, UPDATE)
-        with pytest.raises(TimeoutError):
-            asked.result(0.5)
-        kill_process(pid)
-        assert asked.result(60) == MERGED
-        assert pid not in workers(alone)
-
-
-def test_processes_that_die_again_and_again_are_told(alone: Daemon) -> None:
-    with alone.openai(max_retries=0) as client, ThreadPoolExecutor(1) as pool:
-        assert applied(client, FILE, UPDATE) == MERGED
-        asked = threading.Event()
-
-        def kill_them_all() -> None:
-            while not asked.wait(0.001):
-                for pid in workers(alone):
-                    try:
-                        os.kill(pid, signal.SIGKILL)
-                    except ProcessLookupError:
-                        continue
-
-        killing = pool.submit(kill_them_all)
-        try:
-            with pytest.raises(openai.InternalServerError) as caught:
-                for _ in range(20):
-                    ask(client, prompt(FILE, UPDATE))
-            assert (caught.value.status_code, caught.value.code) == (503, "service_unavailable")
-        finally:
-            asked.set()
-            killing.result(30)
-        assert applied(client, FILE, UPDATE) == MERGED, "it answers again"
-
-
-def test_what_is_more_than_the_queue_holds_is_put_off(start_daemon: Callable[..., Daemon]) -> None:
-    daemon = start_daemon(REFLEXD_APPLY__WORKERS="1", REFLEXD_APPLY__QUEUE="3", REFLEXD_APPLY__CONCURRENT_PER_KEY="2")
-    key = daemon.create_key("other")
-    with daemon.openai(max_retries=0) as client, daemon.openai(key, max_retries=0) as other:
-        assert applied(client, FILE, UPDATE) == MERGED
-        (pid,) = workers(daemon)
-        os.kill(pid, signal.SIGSTOP)
-        with ThreadPoolExecutor(3) as pool:
-            waiting = [pool.submit(applied, client, FILE, UPDATE) for _ in range(2)]
-            with pytest.raises(openai.RateLimitError, match="concurrent_per_key"):
-                wait_for(lambda: ask_once(client), "one more is refused", 20)
-            waiting.append(pool.submit(applied, other, FILE, UPDATE))
-            with pytest.raises(openai.RateLimitError, match="Too many updates"):
-                wait_for(lambda: ask_once(other), "the queue is full", 20)
-            os.kill(pid, signal.SIGCONT)
-            assert [each.result(60) for each in waiting] == [MERGED] * 3
-
-
-def ask_once(client: openai.OpenAI) -> bool:
-    """Ask in vain while the one process stands still; raises RateLimitError once nobody may wait any more."""
-    try:
-        ask(client, prompt(FILE, UPDATE), timeout=1.0)
-    except openai.APITimeoutError:
-        return False
-    return False
-
-
-def test_many_at_once_are_answered_each_with_its_own_file(client: openai.OpenAI) -> None:
-    def one(number: int) -> bool:
-        file, merged = (text.replace("total", f"total_{number}") for text in (FILE, MERGED))
-        return applied(client, file, UPDATE.replace("total", f"total_{number}")) == merged
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(one, range(24)))
-
-
-def test_a_caller_that_hangs_up_frees_the_process(alone: Daemon) -> None:
-    with alone.openai(max_retries=0) as client:
-        assert applied(client, FILE, UPDATE) == MERGED
-        (pid,) = wait_for(lambda: workers(alone), "a process stands by")
-        os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(openai.APITimeoutError):
-            ask(client, prompt(FILE, UPDATE), timeout=0.5)
-        wait_for(lambda: pid not in workers(alone), "the process is ended before its time is up")
-        assert applied(client, FILE, UPDATE) == MERGED

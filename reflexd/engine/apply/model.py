@@ -20,8 +20,8 @@ from reflexd.schemas.worker import LLMAccess
 
 OPENED, CLOSED = "<updated-code>", "</updated-code>"
 TASK = (
-    "Below are a file and an update of it. Write the whole file as it is after the update. Where the update has a comment"
-    " that stands for existing code, put that code. Change nothing else, and keep indentation, comments and order."
+    "Below are a file and an update of it. Write the whole file as it is after the update. Where the update has a"
+    " comment that stands for existing code, put that code. Change nothing else; keep indentation, comments and order."
     f" Put the file between {OPENED} and {CLOSED}, and write nothing besides."
 )
 CHARACTERS_A_TOKEN = 2

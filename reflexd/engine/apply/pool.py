@@ -30,6 +30,7 @@ from reflexd.engine.apply.messages import (
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.lifeline import child_environment
 from reflexd.errors import ApplyTimeout, RateLimited, ReflexError, Unavailable, WorkerDied
+from reflexd.observability import APPLY_WAITING
 
 BUFFER_BYTES = 1 << 20
 START_SECONDS = 60.0
@@ -132,6 +133,7 @@ class Pool:
         self._busy: set[Worker] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
+        APPLY_WAITING.set_function(lambda: self._waiting)
 
     async def do(self, task: Edit | Proposal) -> Done:
         """Do a task; raises Refusal, ApplyTimeout, RateLimited, and Unavailable where no process lives to answer."""

@@ -1,14 +1,15 @@
 """Decides whether the file that a model gave for an update is believed: nothing invented, leaked, forgotten or lost.
 
 A merged file is made of the lines of two texts. What a model adds to them, or leaves out of the update, nobody asked
-for; what it leaves out of the file may have been deleted, up to a half of it.
+for. What it leaves out of the file must have been deleted or replaced within what the update shows, up to a half of it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-from reflexd.engine.apply.changes import changed_lines, kept_lines
+from reflexd.engine.apply.changes import Kept, changed_lines, kept_lines
+from reflexd.engine.apply.checks import FEW, MANY
 from reflexd.engine.apply.merge import BOM
 from reflexd.engine.apply.messages import Done
 from reflexd.engine.apply.refusal import Refusal
@@ -28,7 +29,9 @@ def verify(original: str, update: str, output: str) -> Done:
     _compare(bare, update.removeprefix(BOM).split("\n"), said)
     windows = 2 * sum(line.endswith("\r\n") for line in before) > len(before)
     after = [line + ("\r\n" if windows else "\n") for line in said]
-    for start, other, size in kept_lines(bare, said):
+    kept = kept_lines(bare, said)
+    _bound(bare, said, update.removeprefix(BOM).split("\n"), kept)
+    for start, other, size in kept:
         after[other : other + size] = before[start : start + size]
     # The line that ended the file without a line break may stand elsewhere now.
     after = [line if line.endswith("\n") else line + ("\r\n" if windows else "\n") for line in after]
@@ -57,6 +60,36 @@ def _compare(original: list[str], update: list[str], output: list[str]) -> None:
     lost = before - Counter(line.strip() for line in output)
     if lost.total() > MOST_LOST * before.total():
         raise Refusal(REASON, "The model left out most of the file")
+
+
+def _bound(original: list[str], output: list[str], update: list[str], kept: list[Kept]) -> None:
+    """Raise Refusal where lines are gone for which no others came, and the update does not show both sides of them.
+
+    Of many lines the sides must stand in the file once only, as for the engine (checks.py).
+    """
+    bare = [line.strip() for line in original]
+    count = Counter(bare)
+    parts: list[set[str]] = [set()]
+    for line in map(str.strip, update):
+        if is_marker(line) and line not in count:
+            parts.append(set())
+        elif line:
+            parts[-1].add(line)
+    at = other = 0
+    for start, new, size in [*kept, (len(original), len(output), 0)]:
+        gone = sum(map(bool, bare[at:start])) - sum(bool(line.strip()) for line in output[other:new])
+        if gone > 0:
+            before = next(filter(None, reversed(bare[:at])), "")
+            after = next(filter(None, bare[start:]), "")
+            known = (not before or count[before] == 1) + (not after or count[after] == 1)
+            shown = any(
+                part and (before in part or not (before or number)) and (after in part or not (after or rest))
+                for number, part in enumerate(parts)
+                for rest in [len(parts) - 1 - number]
+            )
+            if not shown or known < (gone >= FEW) + (gone >= MANY):
+                raise Refusal(REASON, "The model left out lines of the file that the update does not delete")
+        at, other = start + size, new + size
 
 
 def _lines(text: str) -> list[str]:

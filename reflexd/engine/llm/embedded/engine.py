@@ -73,6 +73,14 @@ class Engine:
             self._changed.notify()
         return [row.done for row in rows]
 
+    def prompt_of(self, messages: Sequence[dict[str, str]]) -> str:
+        """Return a chat as the model has learned to read it; raises Refused where it has learned none."""
+        return self._model.prompt_of(messages)
+
+    def room_after(self, prompt: str) -> int:
+        """Return how many tokens an answer to a prompt may have, 1 where the prompt is too long itself."""
+        return max(1, self._model.context_tokens - len(self._model.vocabulary.encode(prompt)))
+
     def warm_up(self) -> None:
         """Read, score and continue a prompt: what cannot do that serves nobody."""
         wish = Wish(max_tokens=2, temperature=0.0, top_p=1.0, seed=None, stop=(), echo=True, logprobs=1)

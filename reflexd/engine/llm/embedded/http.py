@@ -1,6 +1,6 @@
-"""Decides what the embedded server answers: health without a key, models and completions with it, on one port.
+"""Decides what the embedded server answers: health without a key, models, completions and chats with it.
 
-A bare ASGI application: three routes need no framework, and a client that hangs up is seen in `receive`.
+A bare ASGI application: four routes need no framework, and a client that hangs up is seen in `receive`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from reflexd.engine.llm.embedded.wire import Completion, Refused, read_request, response
+from reflexd.engine.llm.embedded.chat import chat_response, read_chat
+from reflexd.engine.llm.embedded.wire import Completion, Refused, Wish, read_request, response
 
 if TYPE_CHECKING:  # it imports torch; the port is open before that
     from reflexd.engine.llm.embedded.engine import Engine
@@ -66,6 +67,8 @@ class Application:
             }
         if (method, path) == ("POST", "/v1/completions"):
             return await self._complete(self._ready(), await _body(receive), receive)
+        if (method, path) == ("POST", "/v1/chat/completions"):
+            return await self._chat(self._ready(), await _body(receive), receive)
         raise Refused(404, f"There is no {method} {path} here", code="not_found")
 
     def _ready(self) -> Engine:
@@ -75,14 +78,25 @@ class Application:
 
     async def _complete(self, engine: Engine, body: bytes, receive: Receive) -> dict[str, Any]:
         prompts, wish = read_request(body, self._name)
+        return response(self._name, prompts, wish, await self._done(engine, prompts, wish, receive))
+
+    async def _chat(self, engine: Engine, body: bytes, receive: Receive) -> dict[str, Any]:
+        messages, wish = read_chat(body, self._name)
+        prompt = engine.prompt_of(messages)
+        if not wish.max_tokens:
+            wish = msgspec.structs.replace(wish, max_tokens=engine.room_after(prompt))
+        (done,) = await self._done(engine, [prompt], wish, receive)
+        return chat_response(self._name, done)
+
+    async def _done(self, engine: Engine, prompts: list[str], wish: Wish, receive: Receive) -> list[Completion]:
+        """Return what becomes of the prompts; raises Gone."""
         answers = asyncio.gather(*map(asyncio.wrap_future, engine.submit(prompts, wish)))
         hung_up = asyncio.ensure_future(_hung_up(receive))
         try:
             await asyncio.wait((answers, hung_up), return_when=asyncio.FIRST_COMPLETED)
             if not answers.done():
                 raise Gone
-            done: list[Completion] = answers.result()
-            return response(self._name, prompts, wish, done)
+            return answers.result()
         finally:
             answers.cancel()  # what is left undone, when one failed too
             hung_up.cancel()

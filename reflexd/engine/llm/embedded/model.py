@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.utils import logging
 
 from reflexd.engine.llm.embedded.row import Vocabulary
+from reflexd.engine.llm.embedded.wire import Refused
 from reflexd.errors import StartupError
 
 CPU_TOKENS = 512
@@ -59,7 +61,8 @@ class LanguageModel:
         windows = [getattr(layer, "sliding_window", 0) or 0 for layer in layers]
         self.shares = not any(0 < window < self.context_tokens for window in windows)
         """Whether beginnings may be kept: those stand apart from what follows, and a sliding window counts columns."""
-        self.vocabulary = _vocabulary(directory, model, local)
+        self._tokenizer = AutoTokenizer.from_pretrained(directory, **local)
+        self.vocabulary = _vocabulary(directory, model, self._tokenizer)
         self.forward_tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
         self.logit_positions = max(1, LOGIT_BYTES * (4 if on_gpu else 1) // (4 * config.vocab_size))
 
@@ -80,6 +83,18 @@ class LanguageModel:
         ).logits
         return (logits[:, -1:] if last_only else logits).float()
 
+    def prompt_of(self, messages: Sequence[dict[str, str]]) -> str:
+        """Return a chat in the model's own template, up to where its answer begins; raises Refused."""
+        if not self._tokenizer.chat_template:
+            raise Refused(400, "This model has no chat template: ask it at /v1/completions", param="messages")
+        try:
+            said = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:  # what a template says of turns that it does not know
+            raise Refused(400, f"The model's chat template refuses this: {error}", param="messages") from error
+        begin = self._tokenizer.bos_token
+        # What the tokenizer puts before each prompt, the template need not put there, too.
+        return str(said).removeprefix(begin) if begin and self.vocabulary.encode("") else str(said)
+
     def cache(self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()) -> Cache:
         """Return a growing cache that begins with these keys and values."""
         cache = DynamicCache()
@@ -88,8 +103,7 @@ class LanguageModel:
         return cache
 
 
-def _vocabulary(directory: str, model: Any, local: dict[str, Any]) -> Vocabulary:
-    tokenizer = AutoTokenizer.from_pretrained(directory, **local)
+def _vocabulary(directory: str, model: Any, tokenizer: Any) -> Vocabulary:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise StartupError(f"{directory} has no tokenizer.json: its tokenizer is not served here")

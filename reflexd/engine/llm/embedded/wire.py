@@ -112,7 +112,7 @@ def read_request(body: bytes, model: str) -> tuple[list[str], Wish]:
     try:
         asked = _decode(body)
     except msgspec.ValidationError as error:
-        raise _named(error) from None
+        raise named(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise Refused(400, "The body is not JSON") from None
     if asked.model != model:
@@ -136,7 +136,7 @@ def read_request(body: bytes, model: str) -> tuple[list[str], Wish]:
     return [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt, wish
 
 
-def _named(error: msgspec.ValidationError) -> Refused:
+def named(error: msgspec.ValidationError) -> Refused:
     """Return the refusal that names the field, wherever msgspec's sentence has it."""
     said = str(error)
     found = re.search(r"`\$\.(\w+)", said) or re.search(r"(?:unknown|required) field `(\w+)`", said)
