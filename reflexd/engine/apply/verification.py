@@ -77,8 +77,8 @@ def _bound(original: list[str], output: list[str], update: list[str], kept: list
             parts[-1].add(line)
     at = other = 0
     for start, new, size in [*kept, (len(original), len(output), 0)]:
-        gone = sum(map(bool, bare[at:start])) - sum(bool(line.strip()) for line in output[other:new])
-        if gone > 0:
+        gone = sum(map(bool, bare[at:start]))
+        if gone > sum(bool(line.strip()) for line in output[other:new]):
             before = next(filter(None, reversed(bare[:at])), "")
             after = next(filter(None, bare[start:]), "")
             known = (not before or count[before] == 1) + (not after or count[after] == 1)
