@@ -99,7 +99,7 @@ class Parts:
         elif given.use_llm:
             model = ApplyModel(direct, llm.lease, "completions")
         language_model = LanguageModel(direct, llm.lease, self.llm_missing)
-        return ChatService(ApplyService(pool, given, model), language_model, given.file_bytes)
+        return ChatService(ApplyService(pool, given, model), language_model, given)
 
     def predictions(self, store: Store) -> PredictionService:
         """Return the service that answers predict requests, without a predictor yet."""

@@ -6,7 +6,6 @@ the line breaks around the file that the prompt has.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Literal
 
 import structlog
@@ -18,7 +17,7 @@ from reflexd.engine.apply.model import ApplyModel
 from reflexd.engine.apply.pool import Pool
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.llm.direct import NoAnswer
-from reflexd.errors import ApplyRefused, ApplyTimeout, InvalidRequest, RateLimited, SourceTooLarge
+from reflexd.errors import ApplyRefused, ApplyTimeout, InvalidRequest, SourceTooLarge
 from reflexd.observability import APPLY_ANSWERS
 from reflexd.schemas.apply import Verdict
 from reflexd.service.apply_prompt import NEWLINES, ApplyPrompt, frame
@@ -45,22 +44,13 @@ class ApplyService:
         self._pool = pool
         self._options = options
         self._model = model
-        self._under_way: Counter[str] = Counter()
 
-    async def apply(self, key_id: str, model: str, prompt: ApplyPrompt) -> Applied:
-        """Return the whole new file; raises ApplyRefused, ApplyTimeout, SourceTooLarge, RateLimited, InvalidRequest."""
+    async def apply(self, model: str, prompt: ApplyPrompt) -> Applied:
+        """Return the whole new file.
+
+        Raises ApplyRefused, ApplyTimeout, SourceTooLarge, InvalidRequest, and RateLimited and Unavailable of the pool.
+        """
         self._check(prompt)
-        if self._under_way[key_id] >= self._options.concurrent_per_key:
-            raise RateLimited("This API key has as many updates under way as [apply] concurrent_per_key allows")
-        self._under_way[key_id] += 1
-        try:
-            return await self._apply(model, prompt)
-        finally:
-            self._under_way[key_id] -= 1
-            if not self._under_way[key_id]:
-                del self._under_way[key_id]
-
-    async def _apply(self, model: str, prompt: ApplyPrompt) -> Applied:
         framed = frame(prompt.code)
         if prompt.update.strip(NEWLINES) == framed.file.strip(NEWLINES):
             return _applied(prompt.code, "deterministic", Done(text="", changed=[], confidence=1.0), 0)

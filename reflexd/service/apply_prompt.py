@@ -16,7 +16,7 @@ from reflexd.schemas.apply import ChatMessage
 
 BETWEEN = re.compile(r"</code>\s*<update>")
 INSTRUCTION = re.compile(r"\s*<(instructions?)>")
-TAGS = ("code", "update")
+TAG = re.compile(r"<(/?)(code|update)>")
 EXPECTED = (
     "The last user message must hold <code>the whole file</code> and then <update>the lazy edit</update>, with an"
     " <instruction>...</instruction> before them or without one"
@@ -73,11 +73,8 @@ def read_prompt(text: str) -> ApplyPrompt:
     if not places:
         raise InvalidRequest(f"{_missing(text, start)}. {EXPECTED}", param="messages")
     if len(places) > 1:
-        places = [
-            found
-            for found in places
-            if _is_balanced(text[start : found.start()]) and _is_balanced(text[found.end() : end])
-        ]
+        balanced = _balanced(text, start, end)
+        places = [found for found in places if found.start() in balanced]
     if len(places) != 1:
         raise InvalidRequest(
             "The file or the update holds </code> and <update> itself, so that it cannot be known where the file ends."
@@ -117,5 +114,13 @@ def _missing(text: str, start: int) -> str:
     return "<update> does not follow on </code>, or </update> does not follow on that"
 
 
-def _is_balanced(text: str) -> bool:
-    return all(text.count(f"<{tag}>") == text.count(f"</{tag}>") for tag in TAGS)
+def _balanced(text: str, start: int, end: int) -> set[int]:
+    """Return where a file may end so that as many tags are opened as closed, before there and behind."""
+    open_now = {"code": 0, "update": 0}
+    found = set()
+    for tag in TAG.finditer(text, start, end):
+        if not any(open_now.values()):
+            found.add(tag.start())
+        open_now[tag[2]] += -1 if tag[1] else 1
+    # What is left over must be the two tags of the place itself.
+    return found if open_now == {"code": -1, "update": 1} else set()

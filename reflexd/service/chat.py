@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from reflexd.config import Apply
 from reflexd.engine.apply.model import Lease
 from reflexd.engine.llm.direct import Direct, NoAnswer
-from reflexd.errors import InvalidRequest, LLMFailed, ModelNotFound, NotSupportedYet, SourceTooLarge, Unavailable
+from reflexd.errors import (
+    InvalidRequest,
+    LLMFailed,
+    ModelNotFound,
+    NotSupportedYet,
+    RateLimited,
+    SourceTooLarge,
+    Unavailable,
+)
 from reflexd.schemas.apply import (
     MODELS,
     AssistantMessage,
@@ -73,10 +83,12 @@ class LanguageModel(Struct, frozen=True):
 class ChatService:
     """Answers chat completions."""
 
-    def __init__(self, apply: ApplyService, llm: LanguageModel, file_bytes: int) -> None:
+    def __init__(self, apply: ApplyService, llm: LanguageModel, options: Apply) -> None:
         self._apply = apply
         self._llm = llm
-        self._most_bytes = MOST_OF_A_BODY * file_bytes
+        self._most_bytes = MOST_OF_A_BODY * options.file_bytes
+        self._per_key = options.concurrent_per_key
+        self._under_way: Counter[str] = Counter()
 
     def read(self, body: bytes) -> ChatRequest:
         """Decode a request and check what can be checked at once; raises InvalidRequest."""
@@ -90,11 +102,21 @@ class ChatService:
         return asked
 
     async def complete(self, key: Key, asked: ChatRequest) -> ChatCompletion:
-        """Return the whole answer; raises what ApplyService.apply does, ModelNotFound and Unavailable."""
-        if asked.model not in MODELS:
-            return await self._ask(asked)
+        """Return the whole answer; raises what ApplyService.apply does, and ModelNotFound."""
+        if self._under_way[key.id] >= self._per_key:
+            raise RateLimited("This API key has as many chats under way as [apply] concurrent_per_key allows")
+        self._under_way[key.id] += 1
+        try:
+            return await (self._merge(asked) if asked.model in MODELS else self._ask(asked))
+        finally:
+            self._under_way[key.id] -= 1
+            if not self._under_way[key.id]:
+                del self._under_way[key.id]
+
+    async def _merge(self, asked: ChatRequest) -> ChatCompletion:
+        """Return the file that the last user message asks for."""
         text = last_user_text(asked.messages)
-        applied = await self._apply.apply(key.id, asked.model, read_prompt(text))
+        applied = await self._apply.apply(asked.model, read_prompt(text))
         read = sum(len(text_of(message, number)) for number, message in enumerate(asked.messages))
         usage = _usage(_tokens(read), _tokens(len(applied.content)))
         return _completion(asked.model, applied.content, usage, reflexd=applied.verdict)
@@ -122,6 +144,8 @@ class ChatService:
         except LLMFailed as failure:
             raise Unavailable(failure.message) from failure
         except NoAnswer as error:
+            if error.status == RateLimited.status:
+                raise RateLimited("The language model has as much to do as it takes: try again in a moment") from error
             if error.status in (400, 404, 413, 422):
                 raise InvalidRequest(f"The language model refuses this: {error}", param="messages") from error
             raise Unavailable(f"The language model gives no answer: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jsonschema_rs
 import openai
 import pytest
 
@@ -150,6 +151,19 @@ def test_a_large_file_passes_whole(client: openai.OpenAI) -> None:
     middle = "setting_9 = 'value 9 é'\nsetting_10 = None\nsetting_11 = 'value 11 é'\n"
     update = f"# ... existing code ...\n{middle}# ... existing code ...\n"
     assert applied(client, large, update) == large.replace("'value 10 é'", "None")
+
+
+def test_the_published_examples_are_answered_as_published(daemon: Daemon) -> None:
+    with daemon.http() as http:
+        document = http.get("/openapi.json").json()
+        described = document["paths"][PATH]["post"]
+        content = described["responses"]["200"]["content"]["application/json"]
+        for example in described["requestBody"]["content"]["application/json"]["examples"].values():
+            found = http.post(PATH, json={**example["value"], "stream": False}).json()
+            jsonschema_rs.validate({**content["schema"], "components": document["components"]}, found)
+            for key in ("choices", "model"):
+                assert found[key] == content["example"][key]
+            assert found["reflexd"]["changed"] == content["example"]["reflexd"]["changed"]
 
 
 # --- tags -----------------------------------------------------------------------------------------------------------

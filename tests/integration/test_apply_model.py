@@ -194,6 +194,9 @@ def test_an_llm_elsewhere_answers_chat_and_merges_where_it_is_told_to() -> None:
             ask(client, "Hi", "morph-v3-fats")
         with pytest.raises(openai.BadRequestError, match="this version of reflexd"):
             ask(client, "Hi", "gpt-5", tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
+        model.fails(429)
+        with pytest.raises(openai.RateLimitError):
+            ask(client, "Hi", "gpt-5")
         model.fails(500)
         with pytest.raises(openai.InternalServerError) as caught:
             ask(client, "Hi", "gpt-5")

@@ -41,6 +41,21 @@ def test_no_process_runs_before_the_first_request(start_daemon: Callable[..., Da
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the apply process has ended with the daemon")
 
 
+def test_a_daemon_that_stops_takes_its_processes_along(start_daemon: Callable[..., Daemon]) -> None:
+    daemon = start_daemon(REFLEXD_APPLY__MERGE_SECONDS=str(DEADLINE), REFLEXD_HTTP__DRAIN_TIMEOUT_SECONDS="1")
+    with daemon.openai(max_retries=0) as client, ThreadPoolExecutor(1) as pool:
+        assert applied(client, FILE, UPDATE) == MERGED
+        pid = the_worker(daemon)
+        os.kill(pid, signal.SIGSTOP)
+        asked = pool.submit(applied, client, FILE, UPDATE)
+        with pytest.raises(TimeoutError):
+            asked.result(0.5)
+        assert daemon.stop() == 0
+        assert not Path(f"/proc/{pid}").exists(), "it is ended although it stands still"
+        with pytest.raises(openai.OpenAIError):
+            asked.result(60)
+
+
 def test_a_merge_that_takes_too_long_is_ended_and_its_process_replaced(alone: Daemon) -> None:
     with alone.openai(max_retries=0) as client:
         assert applied(client, FILE, UPDATE) == MERGED

@@ -179,6 +179,9 @@ def test_config_show_says_where_each_value_came_from(folder: Path) -> None:
     printed = reflexd(*words, **env).stdout
     assert re.search(r"^http\.port += 4321 +# env REFLEXD_HTTP__PORT_FILE$", printed, re.MULTILINE)
     assert len(printed.splitlines()) == len(rows)
+    secrets = reflexd(*words, REFLEXD_LLM__API_KEY="the-key", REFLEXD_APPLY__API_KEY="the-key").stdout
+    assert "the-key" not in secrets
+    assert len(re.findall(r"^(?:llm|apply)\.api_key += \"\(hidden\)\"", secrets, re.MULTILINE)) == 2
 
 
 def test_version_and_plugins() -> None:

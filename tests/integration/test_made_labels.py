@@ -173,3 +173,13 @@ def test_what_is_to_be_done_is_said_where_there_is_no_llm(daemon: Daemon, key: s
         body = {"labels": ["a", "b"], "generate": {"description": "x"}}
         message = check_error(daemon, http.post(CREATE, json=body), 400, "llm_not_configured", "generate")
     assert "`reflexd llm import`" in message
+
+
+@pytest.mark.timeout(400)
+def test_the_same_llm_answers_chat(writer: Daemon) -> None:
+    with writer.openai() as client:
+        said = client.chat.completions.create(
+            model="smol", messages=[{"role": "user", "content": "What is the capital of France?"}], temperature=0
+        )
+    assert (said.model, said.choices[0].finish_reason) == ("smol", "stop")
+    assert "Paris" in (said.choices[0].message.content or "")

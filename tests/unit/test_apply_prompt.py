@@ -83,6 +83,14 @@ def test_a_frame_loses_nothing(text: str) -> None:
     assert len(framed.file) - len(framed.file.rstrip("\r\n")) <= 2
 
 
+def test_a_hundred_thousand_tags_are_read_in_one_pass() -> None:
+    many = "</code><update>" * 100_000
+    with pytest.raises(InvalidRequest, match="cannot be known"):
+        read_prompt(f"<code>a{many}b</update>")
+    balanced = "<code>a</code><update>b</update>" * 100_000
+    assert read_prompt(f"<code>{balanced}</code><update>c</update>").code == balanced
+
+
 # --- a model's file -------------------------------------------------------------------------------------------------
 
 FILE = "import os\n\n\ndef a():\n    return 1\n\n\ndef b():\n    return 2\n\n\ndef c():\n    return 3\n"
