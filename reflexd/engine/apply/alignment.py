@@ -14,22 +14,22 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 
-from reflexd.engine.apply.snippet import Snippet, indent, name_of
+from reflexd.engine.apply.original import Costs, Original, weight, without_space
+from reflexd.engine.apply.snippet import Snippet, name_of
 
-Costs = NDArray[np.float32]
-
-OPEN, EACH, OUT_OF_SCOPE = 0.7, 0.1, 0.6
-"""Of a deletion: by itself, of each line, and of each line that is indented less than all of the edit around it."""
-DEFINED = 0.5
-"""Of the deletion of a line that begins a definition, beside that."""
+OPEN, EACH, OUT_OF_SCOPE, DEFINES = 0.7, 0.1, 0.6, 0.4
+"""Of a deletion: by itself; of each line; more where it is indented less than all of the edit around it, and where it
+defines what the edit does not."""
 TWICE = (4.0, 1.5, 1.0)
 """Of a new line that the file has already, as a multiple of a new one's: where it or the edit has it once, twice or
 more often."""
 REINDENTED = 0.12
-NAMED, KEYED = 0.45, 0.6
-"""Of a line that defines the same as a line of the file in other words."""
+SPACED, NAMED, KEYED = 0.2, 0.45, 0.6
+"""Of a line that says the same as a line of the file with other spaces, or that defines the same in other words."""
+AGAIN, OFTEN, TAG = 1.0, 0.3, 0.6
+"""Of a new line that defines what the file defines in one line already, on top of a new one's; of one with a key that
+the file has often; and of a bare tag that it has once."""
 DEEPER, SHALLOWER, INTO = 3.0, 0.5, 0.1
 """Of a marker whose first line is indented more than it, or less; and of lines behind it that are indented more."""
 NOTHING = 0.4
@@ -49,22 +49,6 @@ DELETIONS = ((UNANCHORED, UNANCHORED, OPEN + EDGE), (OPENED, ANCHORED, OPEN), (O
 """Layer after and before a deletion, and its price."""
 
 
-class Original(Struct, frozen=True):
-    """The lines of a file [n]: without the space around them, and how far each is indented."""
-
-    lines: list[str]
-    stripped: list[str]
-    places: dict[str, list[int]]
-    """Of each line without the space around it."""
-    named: dict[str, list[int]]
-    indents: NDArray[np.int32]
-    next_indent: NDArray[np.int32]
-    """How far the first line from here on is indented that is not empty [n + 1]; -1 behind the last."""
-    weights: Costs
-    defines: Costs
-    """1 where a line begins a function, a class or the like, else 0 [n]."""
-
-
 class Piece(Struct, frozen=True):
     """A part of the answer: lines `start` to `end` of the file, or line `line` of the edit, for line `start` if any."""
 
@@ -82,33 +66,6 @@ class Boundary(Struct, frozen=True):
     cost: float
 
 
-def read_original(lines: Sequence[str]) -> Original:
-    """Look at a file once."""
-    stripped = [line.strip() for line in lines]
-    places: dict[str, list[int]] = {}
-    named: dict[str, list[int]] = {}
-    defines = np.zeros(len(lines), dtype=np.float32)
-    for place, text in enumerate(stripped):
-        places.setdefault(text, []).append(place)
-        if name := name_of(text):
-            named.setdefault(name, []).append(place)
-            defines[place] = not name.startswith("= ")
-    indents = np.array([indent(line) for line in lines], dtype=np.int32)
-    following = np.full(len(lines) + 1, -1, dtype=np.int32)
-    for place in range(len(lines) - 1, -1, -1):
-        following[place] = indents[place] if indents[place] >= 0 else following[place + 1]
-    weights = np.array([weight(text) for text in stripped], dtype=np.float32)
-    return Original(list(lines), stripped, places, named, indents, following, weights, defines)
-
-
-def weight(text: str) -> float:
-    """Return how much a line says, from 0 to 1: an empty one, brackets alone, a short word, anything else."""
-    if not text:
-        return 0.02
-    said = sum(map(str.isalnum, text))
-    return 0.8 if said == 0 else 0.9 if said <= 4 else 1.0
-
-
 class Alignment:
     """An edit against a file."""
 
@@ -117,6 +74,7 @@ class Alignment:
         self._snippet = snippet
         m, n = len(snippet.lines), len(original.lines)
         self._own = Counter(line.strip() for line in snippet.lines)
+        self._named = Counter(name_of(line) for line in snippet.lines)
         self._segments = self._segment_costs()
         self._tail = np.full(n + 1, IMPLIED, dtype=np.float32)
         self._lead = self._tail.copy()
@@ -125,7 +83,13 @@ class Alignment:
             self._tail[:] = INF
             self._lead[:] = INF
         self._tail[n] = self._lead[0] = 0
-        self._match = [None if snippet.markers[row] else self._matches(row) for row in range(m)]
+        alike: dict[str, Costs] = {}
+        self._match: list[Costs | None] = [None] * m
+        for row, line in enumerate(snippet.lines):
+            if not snippet.markers[row]:
+                if line not in alike:
+                    alike[line] = self._matches(row)
+                self._match[row] = alike[line]
         self._insert = [self._insertion(row) for row in range(m)]
         self._forward()
         self._backward()
@@ -158,17 +122,25 @@ class Alignment:
     def through(self, boundary: Boundary) -> list[Piece]:
         """Return the pieces of the cheapest explanation that has this boundary."""
         row, place = boundary.row, boundary.place
-        layer = int(self._settling(row)[:, place].argmin()) if boundary.begins else UNANCHORED
+        layer = UNANCHORED
+        if boundary.begins:
+            layer = int(self._settling(row)[:, place].argmin())
         back, first = self._trace_back(row, layer, place, deleted=boundary.begins)
         ahead, last = self._trace_ahead(row, place, deletes=not boundary.begins)
         pieces = [Piece(0, first)] if first else []
         pieces += [*reversed(back), *ahead]
         return [*pieces, Piece(last, len(self._original.lines))] if last < len(self._original.lines) else pieces
 
-    @staticmethod
-    def place_of(pieces: Sequence[Piece], boundary: Boundary) -> int:
-        """Return where a boundary lies in an explanation that has it elsewhere, by the line that follows it."""
-        return next((one.start for one in pieces if one.line >= boundary.row and one.start >= 0), -1)
+    def place_of(self, pieces: Sequence[Piece], boundary: Boundary) -> int:
+        """Return where a boundary lies in an explanation that has it elsewhere; behind the last line if nowhere."""
+        last = -1
+        for piece in pieces:
+            if boundary.begins and piece.line < 0 and last == boundary.row - 1:
+                return piece.start
+            if piece.line >= boundary.row and piece.start >= 0:
+                return piece.start
+            last = max(last, piece.line)
+        return len(self._original.lines)
 
     def _settling(self, row: int) -> Costs:
         """Return what it costs by layer to be done with the lines before a marker, or before the end [3, n + 1]."""
@@ -182,7 +154,10 @@ class Alignment:
     def _segment_costs(self) -> list[Costs]:
         """Return for each row [m + 1] what it costs to delete the file's lines up to each place [n + 1]."""
         snippet, out = self._snippet, list[Costs]()
-        plain = EACH * self._original.weights + DEFINED * self._original.defines
+        plain = EACH * self._original.weights
+        for name, places in self._original.named.items():
+            if not name.startswith("= ") and not self._named[name]:
+                plain[places] += DEFINES
         start, known = 0, dict[int, Costs]()
         segment = [0] * (len(snippet.lines) + 1)
         for row in range(len(snippet.lines) + 1):
@@ -204,14 +179,17 @@ class Alignment:
         original, line = self._original, self._snippet.lines[row]
         text = line.strip()
         out = np.full(len(original.lines), INF, dtype=np.float32)
-        name = name_of(text)
-        if name and text not in original.places:
-            for place in original.named.get(name, ()):
+        if text not in original.places:
+            name = name_of(text)
+            for place in original.named.get(name, ()) if name else ():
                 alike = original.indents[place] == self._snippet.indents[row]
                 if name.startswith("= "):
                     out[place] = KEYED + (0 if alike else 0.4)
                 else:
                     out[place] = NAMED + (0 if alike else REINDENTED)
+            for place in original.spaced.get(without_space(text), ()):
+                alike = original.indents[place] == self._snippet.indents[row]
+                out[place] = SPACED + (0 if alike else REINDENTED)
         for place in original.places.get(text, ()):
             same = original.lines[place].rstrip() == line.rstrip()
             out[place] = 0 if same else REINDENTED
@@ -221,6 +199,13 @@ class Alignment:
         text = self._snippet.lines[row].strip()
         cost = weight(text)
         often = len(self._original.places.get(text, ()))
+        if cost == 1 and not often and (name := name_of(text)):
+            named = len(self._original.named.get(name, ()))
+            if named == 1 and self._named[name] == 1:
+                return cost + AGAIN
+            return cost + OFTEN * (named > 1 and name.startswith("= "))
+        if cost < 1 and often == 1 and self._own[text] == 1 and text.startswith("<"):
+            return cost + TAG
         if cost < 1 or not often:
             return cost
         return cost * TWICE[min(max(often, self._own[text]), len(TWICE)) - 1]
@@ -228,7 +213,8 @@ class Alignment:
     def _edges(self, row: int) -> tuple[Costs, Costs]:
         """Return what it costs that a marker's lines begin at each place, and that they end there [n + 1]."""
         own, following = self._snippet.indents[row], self._original.next_indent
-        begins = np.where(following > own, DEEPER, np.where((following < own) & (following >= 0), SHALLOWER, 0))
+        level = self._snippet.level(row)
+        begins = np.where(following > level, DEEPER, np.where((following < own) & (following >= 0), SHALLOWER, 0))
         ends = np.where(following > own, INTO, 0)
         return begins.astype(np.float32), ends.astype(np.float32)
 

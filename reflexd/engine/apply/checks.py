@@ -6,13 +6,14 @@ edit could not know for sure; its bounds were set on the histories of ten reposi
 
 from __future__ import annotations
 
-import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 
-from reflexd.engine.apply.alignment import Original, Piece, weight
+from reflexd.engine.apply.alignment import Piece
+from reflexd.engine.apply.original import Original, weight
 from reflexd.engine.apply.refusal import Refusal
-from reflexd.engine.apply.snippet import Snippet
+from reflexd.engine.apply.snippet import Snippet, name_of
 
 FEW, MANY = 3, 8
 """Deleted lines from which on one of the sides must stand in the file once only, and from which on both."""
@@ -21,53 +22,61 @@ MOST_RUN = 10
 """Lines of a side that are looked at."""
 LEAST_ANCHOR = 0.75
 """What the known lines of each part of an edit must say together: a bracket is enough."""
-LEAST_KNOWN, LEAST_SHARE = 3, 0.4
+LEAST_WORD = 0.85
+"""What the line must say that says most of all that are known: more than a bracket."""
+VALUES = ("= ", "const ", "let ", "var ", "val ")
+LEAST_KNOWN, LEAST_SHARE = 3, 0.45
 NEAR = 4
 """Lines on both sides of a boundary that are compared with each other."""
 SHORT, ALIKE, VERSION_ALIKE = 8, 0.75, 0.6
 MOST_GONE = 40
-COMMENT = re.compile(r"\s*(?://|/\*|\*|#(?!\w)|<!--|--\s)")
-"""Files that have nothing else in common begin with the same ones."""
-NEW_CODE = 2
+MOST_COMPARED = 300
+"""Characters of a line."""
+EMPTY_MARKER = "empty_marker"
 AT_END = "The update may leave out the file's first or last lines or delete them: put a marker there to keep them"
+BESIDE = "Lines beside this marker would be deleted, and it is not clear which: show what stands around them"
+WITHIN = "Lines would be deleted up to one that stands among them, too: show more of what stands around them"
+MOVED = "Lines up to this bracket would be deleted, but it is indented otherwise in the file: show more around it"
 VERSION = "This line may be new, or stand for one like it that the update leaves out: show that one's surroundings"
 
 
+def check_anchors(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
+    """Raise Refusal where a part of the edit between markers has hardly a line that stands in the file."""
+    places = {piece.line: piece.start for piece in pieces if piece.line >= 0 and piece.start >= 0}
+    found = {line: float(file.weights[start]) for line, start in places.items()}
+    exact = {line for line, start in places.items() if file.stripped[start] == edit.lines[line].strip()}
+    # A key or a variable may stand in any file, with another value.
+    keys = {line for line in found if line not in exact and name_of(edit.lines[line]).startswith(VALUES)}
+    anchors = {line: said / 2 if line in keys else said for line, said in found.items()}
+    start = 0
+    for row in range(len(edit.lines) + 1):
+        if row < len(edit.lines) and not edit.markers[row]:
+            continue
+        if row > start and sum(anchors.get(line, 0.0) for line in range(start, row)) < LEAST_ANCHOR:
+            raise Refusal("no_anchor", "These lines stand beside no line of the file: add some of its lines", start)
+        start = row + 1
+    known = sum(found[line] == 1 for line in found if line not in keys)
+    known += sum(1 for _ in _versions(pieces, edit, file))
+    own = sum(weight(line.strip()) == 1 for row, line in enumerate(edit.lines) if not edit.markers[row])
+    gone = sum(said(file.stripped[start:end]) for start, end, _ in deletions(pieces))
+    wordless = known == 0 and max(anchors.values(), default=0) < LEAST_WORD
+    if wordless or (gone >= FEW and known < LEAST_KNOWN and known < LEAST_SHARE * own):
+        raise Refusal("foreign_update", "Hardly a line of the update stands in the file: is it for another one?")
+
+
 def check(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
-    """Raise Refusal where any of the checks fails."""
-    _anchors(pieces, edit, file)
+    """Raise Refusal where any other check fails."""
     _markers(pieces, edit, file)
     _ends(pieces, edit, file)
+    _beside_markers(pieces, edit, file)
     _neighbours(pieces, edit, file)
+    _moved_brackets(pieces, edit, file)
     _deletions(pieces, edit, file)
 
 
 def said(lines: Sequence[str]) -> int:
     """Return how many lines are not empty."""
     return sum(map(bool, lines))
-
-
-def _anchors(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
-    """Each part of the edit between markers must have lines that stand in the file, and say something."""
-    found = {piece.line: float(file.weights[piece.start]) for piece in pieces if piece.line >= 0 and piece.start >= 0}
-    start = 0
-    for row in range(len(edit.lines) + 1):
-        if row < len(edit.lines) and not edit.markers[row]:
-            continue
-        if row > start and sum(found.get(line, 0.0) for line in range(start, row)) < LEAST_ANCHOR:
-            raise Refusal("no_anchor", "These lines stand beside no line of the file: add some of its lines", start)
-        own = [line for line in range(start, row) if edit.lines[line].strip()]
-        if own and own[0] not in found and own[-1] not in found:
-            raise Refusal("no_anchor", "Neither the first nor the last of these lines stands in the file", start)
-        start = row + 1
-    known = [line for line, one in found.items() if one == 1] + list(_versions(pieces, edit, file))
-    own = [line for line, text in enumerate(edit.lines) if weight(text.strip()) == 1]
-    code = [line for line in known if not COMMENT.match(edit.lines[line])]
-    new = [line for line in own if line not in found and not COMMENT.match(edit.lines[line])]
-    gone = sum(said(file.stripped[start:end]) for start, end, _ in deletions(pieces))
-    few = len(known) < LEAST_KNOWN and len(known) < LEAST_SHARE * len(own)
-    if not known or (gone >= FEW and few) or (not code and len(new) >= NEW_CODE):
-        raise Refusal("foreign_update", "Hardly a line of the update stands in the file: is it for another one?")
 
 
 def _markers(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
@@ -81,7 +90,7 @@ def _markers(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
             kept[row + 1] = True
     for place, marker in enumerate(edit.markers):
         if marker and not kept.get(place):
-            raise Refusal("ambiguous", "This marker stands for no line of the file", place)
+            raise Refusal(EMPTY_MARKER, "This marker stands for no line of the file", place)
 
 
 def _ends(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
@@ -105,9 +114,39 @@ def _ends(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
         first = next((piece for piece in lines if piece.start >= 0), None)
         if first is None:
             continue
-        gone = file.stripped[: first.start] if step > 0 else file.stripped[first.end :]
-        if said(gone) > max(FEW_AT_ENDS, 3 * new):
+        gone = file.lines[: first.start] if step > 0 else file.lines[first.end :]
+        again = file.stripped[first.start] and file.lines[first.start] in gone
+        if again or sum(bool(line.strip()) for line in gone) > 3 * new:
             raise Refusal("ambiguous", AT_END, row, [first.start])
+
+
+def _beside_markers(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
+    """What is deleted beside a marker must be clear without the marker, which does not tell where it ends.
+
+    That it is only where lines are replaced before a marker that is set apart from them, and indented as they are.
+    """
+    at, line, new, marked = 0, -1, False, True
+    for piece in pieces:
+        if piece.start < 0:
+            new |= bool(edit.lines[piece.line].strip())
+            line = piece.line
+            continue
+        row = line + 1
+        if piece.line < 0:
+            clear = new and not marked and row < len(edit.lines) and edit.apart[row]
+            clear = clear and edit.level(row) == edit.indents[row]
+        else:
+            clear = not marked
+        if at and not clear and any(file.stripped[at : piece.start]):
+            message = (
+                "Lines beside this marker would be deleted, and it is not clear which: show what stands around them"
+            )
+            raise Refusal("unbounded_deletion", message, max(row, piece.line), [at, piece.start])
+        at, new, marked, line = piece.end, False, piece.line < 0, max(line, piece.line)
+        if marked and row < len(edit.lines) and edit.markers[row]:
+            line = row
+    if edit.markers[-1] and any(file.stripped[at:]):
+        raise Refusal("unbounded_deletion", BESIDE, len(edit.lines) - 1, [at, len(file.lines)])
 
 
 def _neighbours(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
@@ -117,8 +156,8 @@ def _neighbours(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
             continue
         kept = file.stripped[piece.start : piece.end]
         for beside, others in (
-            (pieces[:number][::-1][:NEAR], kept[:NEAR]),
-            (pieces[number + 1 :][:NEAR], kept[-NEAR:]),
+            (pieces[max(0, number - NEAR) : number][::-1], kept[:NEAR]),
+            (pieces[number + 1 : number + 1 + NEAR], kept[-NEAR:]),
         ):
             for line, text in _new(beside, edit):
                 if any(len(other) >= SHORT and other != text and _alike(text, other) for other in others):
@@ -136,17 +175,36 @@ def _new(pieces: Sequence[Piece], edit: Snippet) -> Iterator[tuple[int, str]]:
 
 
 def _alike(one: str, other: str, least: float = ALIKE) -> bool:
-    match = SequenceMatcher(None, one, other, autojunk=False)
+    match = SequenceMatcher(None, one[:MOST_COMPARED], other[:MOST_COMPARED], autojunk=False)
     return match.real_quick_ratio() >= least and match.quick_ratio() >= least and match.ratio() >= least
+
+
+def _moved_brackets(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
+    """A mere deletion must not end at a bracket that is indented otherwise in the file: it closes another block."""
+    at, previous, new = 0, None, False
+    for piece in pieces:
+        if piece.start < 0:
+            new |= bool(edit.lines[piece.line].strip())
+            continue
+        if not new and previous is not None and at < piece.start and any(file.stripped[at : piece.start]):
+            for side in (previous, piece):
+                if side.line >= 0 and 0 < file.weights[side.start] < 1 and file.stripped[side.start]:
+                    moved = file.indents[side.start] != edit.indents[side.line]
+                    if moved and not any(map(str.isalnum, file.stripped[side.start])):
+                        raise Refusal("unbounded_deletion", MOVED, side.line, [at, piece.start])
+        at, previous, new = piece.end, piece, False
 
 
 def _deletions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
     """Where lines are deleted, the lines on both sides of them must stand in the file once only."""
+    matched = {piece.start for piece in pieces if piece.line >= 0 and piece.start >= 0}
     for start, end, line in deletions(pieces):
         gone = said(file.stripped[start:end])
+        if gone and (_stands_within(matched, start, end, -1, file) or _stands_within(matched, start, end, 1, file)):
+            raise Refusal("ambiguous", WITHIN, min(line, len(edit.lines) - 1), [start, end])
         if gone < FEW:
             continue
-        sides = _stand_alone(pieces, start, -1, file) + _stand_alone(pieces, end, 1, file)
+        sides = _stand_alone(matched, start, -1, file) + _stand_alone(matched, end, 1, file)
         if sides < (1 if gone < MANY else 2):
             message = f"{gone} lines would be deleted, and it is not clear which: show more of what stands around them"
             raise Refusal("unbounded_deletion", message, min(line, len(edit.lines) - 1), [start, end])
@@ -180,17 +238,38 @@ def deletions(pieces: Sequence[Piece]) -> Iterator[tuple[int, int, int]]:
         at = piece.end
 
 
-def _stand_alone(pieces: Sequence[Piece], at: int, step: int, file: Original) -> bool:
+def _stand_alone(matched: set[int], at: int, step: int, file: Original) -> bool:
     """Whether the lines of the edit that end (step -1) or begin (1) at a place of the file stand there once only."""
-    matched = {piece.start for piece in pieces if piece.line >= 0 and piece.start >= 0}
-    place = at - 1 if step < 0 else at
-    first = place
-    while place in matched and abs(place - first) < MOST_RUN:
-        place += step
-    start, end = (place + 1, at) if step < 0 else (at, place)
+    start, end = _run(matched, at, step)
     if start >= end:
         return False
     taken = file.stripped[start:end]
     rarest = min(range(len(taken)), key=lambda one: len(file.places[taken[one]]))
     starts = [found - rarest for found in file.places[taken[rarest]]]
     return sum(begin >= 0 and file.stripped[begin : begin + len(taken)] == taken for begin in starts) == 1
+
+
+def _stands_within(matched: set[int], start: int, end: int, step: int, file: Original) -> bool:
+    """Whether the lines of the edit before (step -1) or behind (1) a deletion stand among what is deleted, too."""
+    first, last = _run(matched, start if step < 0 else end, step)
+    taken = [line.rstrip() for line in file.lines[first:last]]
+    if not any(taken):
+        return False
+    rarest = min(
+        range(len(taken)), key=lambda one: len(file.places[taken[one].strip()]) if taken[one] else len(file.lines)
+    )
+    places = file.places[taken[rarest].strip()]
+    within = places[bisect_left(places, start + rarest) : bisect_left(places, end)]
+    return any(
+        [line.rstrip() for line in file.lines[place - rarest : place - rarest + len(taken)]] == taken
+        for place in within
+        if place - rarest + len(taken) <= (end if step < 0 else len(file.lines))
+    )
+
+
+def _run(matched: set[int], at: int, step: int) -> tuple[int, int]:
+    """Return from where to where lines of the edit stand in the file that end (step -1) or begin (1) at a place."""
+    first = place = at - 1 if step < 0 else at
+    while place in matched and abs(place - first) < MOST_RUN:
+        place += step
+    return (place + 1, at) if step < 0 else (at, place)

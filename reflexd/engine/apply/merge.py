@@ -6,24 +6,34 @@ given only where no other explanation of the edit that is about as good leads to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 
 from msgspec import Struct
 
 from reflexd.engine.apply import snippet as snippets
-from reflexd.engine.apply.alignment import Alignment, Original, Piece, read_original
-from reflexd.engine.apply.checks import check
+from reflexd.engine.apply.alignment import Alignment, Boundary, Piece
+from reflexd.engine.apply.checks import EMPTY_MARKER, check, check_anchors
+from reflexd.engine.apply.definitions import lost
+from reflexd.engine.apply.indentation import placed, restyled, shifts
+from reflexd.engine.apply.original import Original, read_original
 from reflexd.engine.apply.refusal import Refusal
-from reflexd.engine.apply.snippet import Snippet
-from reflexd.engine.apply.syntax import complaint
+from reflexd.engine.apply.snippet import Snippet, indent
+from reflexd.engine.apply.syntax import Judge
 
 MARGIN = 0.6
 """An explanation that costs at most so much more than the best one is about as good."""
 MOST_TRACED = 64
 """Other explanations that are looked at, the cheapest first."""
+MOST_JUDGED = 6
+"""Different answers of which it is looked at whether they are sound."""
 MOST_CELLS = 8_000_000
 """Lines of the file times lines of the edit: each takes 48 bytes."""
 MOST_LOST = 0.5
+ALIKE, ABOUT_AS_LONG = 0.75, 0.2
+"""Of a file's lines, so many are in an edit that is all of it, where it is longer or shorter by at most so much."""
+TIE = 0.05
+"""An explanation that costs no more than so much more is no better: it is told by whether its file is sound."""
 BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 
 
@@ -41,38 +51,136 @@ class Merged(Struct, frozen=True, kw_only=True):
 class File(Struct, frozen=True):
     """A file as its lines with what ends each, and as they are compared."""
 
+    text: str
     raw: list[str]
     lines: Original
     ending: str
+    said: list[str]
+    """Its lines that are not empty, without space at their ends."""
+    upto: list[int]
+    """How many of these come before each line [n + 1]."""
 
 
 def merge(original: str, update: str) -> Merged:
     """Return the file after the edit; raises Refusal."""
     bom = BOM if original.startswith(BOM) else ""
     file = read(original[len(bom) :])
-    edit = snippets.read(lines_of(update), file.lines.places.keys())
+    lines = placed(restyled(lines_of(update), file.lines), file.lines)
+    try:
+        merged = _merged(file, lines)
+    except Refusal as told:
+        if told.line is not None:
+            told.line += next(row for row, line in enumerate(update.removeprefix(BOM).split("\n")) if line.strip())
+        raise
+    return Merged(text=bom + merged.text, changed=merged.changed, confidence=merged.confidence)
+
+
+def _merged(file: File, lines: Sequence[str]) -> Merged:
+    """Try both readings of comments that may be markers; raises Refusal, too where both lead to an answer."""
+    known = file.lines.places.keys()
+    edit = snippets.read(lines, known)
+    doubtful = [
+        edit.rows[row] for row, marker in enumerate(edit.markers) if marker and snippets.is_doubtful(edit.lines[row])
+    ]
+    if not doubtful:
+        return _answered(file, edit)
+    try:
+        left_out = _answered(file, edit)
+    except Refusal as told:
+        if told.reason == "only_markers" or (told.reason == EMPTY_MARKER and told.line in doubtful):
+            return _answered(file, snippets.read(lines, known, doubtful=False))
+        raise
+    try:
+        _answered(file, snippets.read(lines, known, doubtful=False))
+    except Refusal:
+        return left_out
+    message = "This comment may stand for code that is left out, or be a new one: begin it with dots, or end it without"
+    raise Refusal("ambiguous", message, doubtful[0])
+
+
+def _answered(file: File, edit: Snippet) -> Merged:
+    """Return the file under one reading of the edit; a Refusal tells the line among those of the edit as it came."""
+    try:
+        return _explained(file, edit)
+    except Refusal as told:
+        told.line = None if told.line is None else edit.rows[told.line]
+        raise
+
+
+def _explained(file: File, edit: Snippet) -> Merged:
     if not edit.lines:
         raise Refusal("empty_update", "The update is empty")
     if all(edit.markers):
         raise Refusal("only_markers", "The update has only markers for code that is left out, and no code")
     whole = is_whole(file.lines, edit)
     if whole:
-        text, changed = _rewritten(file, edit)
-        confidence = 1.0
-    else:
-        if len(file.lines.lines) * len(edit.lines) > MOST_CELLS:
-            raise Refusal("too_large", "The file and the update are too long together: send a shorter part of the file")
-        alignment = Alignment(file.lines, edit)
-        best = alignment.best()
-        text, changed = _text(best, edit, file), _changed(best)
-        if whole is None and _said(text) != _said(_rewritten(file, edit)[0]):
-            raise Refusal("ambiguous", "The update may be the whole file or a part of it: mark what it leaves out")
-        check(best, edit, file.lines)
-        confidence = _lead(alignment, best, edit, file, text)
-    merged = bom + _as_ended(text, original, file.ending)
-    if (wrong := complaint(original, merged)) is not None:
-        raise Refusal("invalid_result", f"With this update {wrong}")
-    return Merged(text=merged, changed=changed, confidence=confidence)
+        lines, changed = _rewritten(file, edit)
+        text = _as_ended(lines, file)
+        if (told := Judge(file.text).complaint(text)) is not None:
+            raise _refused(told)
+        return Merged(text=text, changed=changed, confidence=1.0)
+    if len(file.lines.lines) * len(edit.lines) > MOST_CELLS:
+        raise Refusal("too_large", "The file and the update are too long together: send a shorter part of the file")
+    pieces, confidence = _chosen(file, edit)
+    lines = _text(pieces, edit, file)
+    if whole is None and said(lines) != said(_rewritten(file, edit)[0]):
+        raise Refusal("ambiguous", "The update may be the whole file or a part of it: mark what it leaves out")
+    check_anchors(pieces, edit, file.lines)
+    check(pieces, edit, file.lines)
+    return Merged(text=_as_ended(lines, file), changed=_changed(pieces), confidence=confidence)
+
+
+def _refused(told: tuple[str, str]) -> Refusal:
+    return Refusal(told[0], f"With this update {told[1]}")
+
+
+def _chosen(file: File, edit: Snippet) -> tuple[list[Piece], float]:
+    """Return the cheapest explanation that leads to a sound file, and how sure it is.
+
+    Raises Refusal where there is none, or where another that is about as good leads to another sound file.
+    """
+    alignment = Alignment(file.lines, edit)
+    best = alignment.best()
+    check_anchors(best, edit, file.lines)
+    judge = Judge(file.text)
+    start = Boundary(0, -1, False, alignment.cost)
+    seen: set[tuple[Piece, ...]] = set()
+    texts: list[list[str]] = []
+    chosen: tuple[list[Piece], float] | None = None
+    told, nearest = None, MARGIN
+    boundaries = sorted(alignment.boundaries(2 * MARGIN), key=lambda one: one.cost)
+    for boundary in (start, *boundaries[:MOST_TRACED]):
+        if boundary.cost > (chosen[1] if chosen else alignment.cost) + MARGIN:
+            break
+        pieces = best if boundary is start else alignment.through(boundary)
+        if tuple(pieces) in seen:
+            continue
+        seen.add(tuple(pieces))
+        text = _said(pieces, edit, file)
+        if text in texts:
+            if chosen and text == texts[-1]:
+                nearest = min(nearest, boundary.cost - chosen[1])
+            continue
+        complaint = None
+        if len(texts) == MOST_JUDGED and chosen is None:
+            break
+        if len(texts) < MOST_JUDGED and (chosen is None or boundary.cost <= chosen[1] + TIE):
+            complaint = _complaint(pieces, edit, file, judge)
+        if complaint is None and chosen is not None:
+            places = [alignment.place_of(chosen[0], boundary), boundary.place]
+            line = min(boundary.row, len(edit.lines) - 1)
+            raise Refusal(
+                "ambiguous", "The update fits the file in more than one way: show more around it", line, places
+            )
+        if complaint is None:
+            chosen = pieces, boundary.cost
+            texts.append(text)
+        else:
+            told = told or complaint
+            texts.insert(0, text)
+    if chosen is None:
+        raise _refused(told or ("ambiguous", "nothing fits"))
+    return chosen[0], round(0.5 + 0.5 * max(0.0, nearest) / MARGIN, 2)
 
 
 def read(text: str) -> File:
@@ -80,7 +188,9 @@ def read(text: str) -> File:
     raw = text.split("\n")
     raw = [line + "\n" for line in raw[:-1]] + ([raw[-1]] if raw[-1] else [])
     windows = 2 * sum(line.endswith("\r\n") for line in raw) > len(raw)
-    return File(raw, read_original([line.rstrip("\r\n") for line in raw]), "\r\n" if windows else "\n")
+    lines = read_original([line.rstrip("\r\n") for line in raw])
+    upto = [0, *accumulate(map(bool, lines.stripped))]
+    return File(text, raw, lines, "\r\n" if windows else "\n", said(lines.lines), upto)
 
 
 def lines_of(update: str) -> list[str]:
@@ -90,11 +200,18 @@ def lines_of(update: str) -> list[str]:
     return lines[said[0] : said[-1] + 1] if said else []
 
 
+def said(lines: Iterable[str]) -> list[str]:
+    """Return lines without empty ones and space at their ends."""
+    return [line.rstrip() for line in lines if line.strip()]
+
+
 def is_whole(file: Original, edit: Snippet) -> bool | None:
     """Whether an edit is the whole new file; None where it may be, or one block of the file.
 
     It has no marker, and it begins and ends as the file does, or has all of its lines.
     """
+    if not any(file.stripped):
+        return not any(edit.markers)
     if any(edit.markers):
         return False
     said = [text for text in file.stripped if len(text) > 4]
@@ -103,12 +220,21 @@ def is_whole(file: Original, edit: Snippet) -> bool | None:
     first, last = (next((text for text in each if text), "") for each in (file.stripped, reversed(file.stripped)))
     ends = (edit.lines[0].strip() == first) + (edit.lines[-1].strip() == last)
     sure, perhaps = ((0.95, 0.6), (0.9, 0.5), (0.35, 0.2))[ends]
+    if (
+        edit.lines[0].strip() == first
+        and share >= ALIKE
+        and abs(len(edit.lines) - len(file.lines)) <= ABOUT_AS_LONG * len(file.lines)
+    ):
+        return True
     return True if share >= sure else None if share >= perhaps else False
 
 
 def _rewritten(file: File, edit: Snippet) -> tuple[list[str], list[tuple[int, int]]]:
     """Return a file that is the edit, and its lines but for those that begin and end both; raises Refusal."""
-    before, after = file.lines.lines, edit.lines
+    # Empty lines at both ends stay, as they stay under any edit.
+    spoken = [place for place, line in enumerate(file.lines.stripped) if line]
+    begin, end = (spoken[0], spoken[-1] + 1) if spoken else (0, 0)
+    before, after = file.lines.lines[begin:end], edit.lines
     if len(after) < MOST_LOST * len(before):
         raise Refusal("ambiguous", "The update would delete most of the file: mark what it leaves out")
     same = 0
@@ -117,41 +243,44 @@ def _rewritten(file: File, edit: Snippet) -> tuple[list[str], list[tuple[int, in
     last = 0
     while last < min(len(before), len(after)) - same and before[-1 - last].rstrip() == after[-1 - last].rstrip():
         last += 1
-    text = file.raw[:same] + [line + file.ending for line in after[same : len(after) - last]]
-    changed = [(same + 1, len(after) - last)] if len(text) > same else []
-    return text + file.raw[len(before) - last :], changed
+    text = file.raw[: begin + same] + [line + file.ending for line in after[same : len(after) - last]]
+    changed = [(begin + same + 1, begin + len(after) - last)] if len(text) > begin + same else []
+    return text + file.raw[end - last :], changed
 
 
-def _lead(alignment: Alignment, best: Sequence[Piece], edit: Snippet, file: File, text: Sequence[str]) -> float:
-    """Return how sure the best explanation is; raises Refusal where one that is about as good gives another text."""
-    seen, nearest = {tuple(best)}, MARGIN
-    boundaries = sorted(alignment.boundaries(MARGIN), key=lambda one: one.cost)
-    for boundary in boundaries[:MOST_TRACED]:
-        pieces = alignment.through(boundary)
-        if tuple(pieces) in seen:
-            continue
-        seen.add(tuple(pieces))
-        if _said(_text(pieces, edit, file)) != _said(text):
-            places = [alignment.place_of(best, boundary), boundary.place]
-            line = min(boundary.row, len(edit.lines) - 1)
-            raise Refusal(
-                "ambiguous", "The update fits the file in more than one way: show more around it", line, places
-            )
-        nearest = min(nearest, boundary.cost - alignment.cost)
-    return round(0.5 + 0.5 * max(0.0, nearest) / MARGIN, 2)
+def _complaint(pieces: Sequence[Piece], edit: Snippet, file: File, judge: Judge) -> tuple[str, str] | None:
+    """Return a reason and what is wrong with an answer; None for nothing."""
+    gone = lost(judge.definitions, pieces, edit, file.lines)
+    if gone is not None:
+        return "lost_definition", f"{gone.name} would be deleted, and it is not clear that this is meant"
+    return judge.complaint(_as_ended(_text(pieces, edit, file), file))
 
 
-def _said(text: Sequence[str]) -> list[str]:
-    return [line.rstrip() for line in text if line.strip()]
+def _said(pieces: Sequence[Piece], edit: Snippet, file: File) -> list[str]:
+    """Return the answer's lines without empty ones and space at their ends."""
+    out: list[str] = []
+    for start, end, line in _parts(pieces, edit, file):
+        if line is None:
+            out += file.said[file.upto[start] : file.upto[end]]
+        elif line.strip():
+            out.append(line.rstrip())
+    return out
 
 
 def _text(pieces: Sequence[Piece], edit: Snippet, file: File) -> list[str]:
     """Return the lines of the answer."""
-    shift = _shifts(pieces, edit, file.lines)
     out: list[str] = []
+    for start, end, line in _parts(pieces, edit, file):
+        out += file.raw[start:end] if line is None else [line + file.ending]
+    return out
+
+
+def _parts(pieces: Sequence[Piece], edit: Snippet, file: File) -> Iterator[tuple[int, int, str | None]]:
+    """Yield from where to where lines of the file are in the answer, or a new line."""
+    shift = shifts(pieces, edit, file.lines)
     for piece in pieces:
         if piece.line < 0:
-            out += file.raw[piece.start : piece.end]
+            yield piece.start, piece.end, None
             continue
         line = edit.lines[piece.line]
         pad = shift[piece.line]
@@ -159,53 +288,22 @@ def _text(pieces: Sequence[Piece], edit: Snippet, file: File) -> list[str]:
             line = pad + line if not pad.startswith("-") else line[len(pad) - 1 :]
         if piece.start >= 0 and file.lines.stripped[piece.start] == line.strip():
             own = file.lines.lines[piece.start]
-            if own.rstrip() == line.rstrip() or not line.strip():
-                out.append(file.raw[piece.start])
+            if indent(own) == indent(line) or not line.strip():
+                yield piece.start, piece.start + 1, None
                 continue
-        out.append(line + file.ending)
-    return out
+        yield 0, 0, line
 
 
-def _shifts(pieces: Sequence[Piece], edit: Snippet, file: Original) -> list[str]:
-    """Return for each line of the edit what is put before it: the same for all lines between two markers.
-
-    Where no line that stands in the file too is indented as it is there, the edit was written without that, and its
-    first such line tells how far all are moved; those behind it may be indented anew. "-" and spaces: so many are taken
-    off.
-    """
-    out = [""] * len(edit.lines)
-    found = {piece.line: piece.start for piece in pieces if piece.line >= 0 and piece.start >= 0}
-    start = 0
-    for row in range(len(edit.lines) + 1):
-        if row < len(edit.lines) and not edit.markers[row]:
-            continue
-        own = [line for line in range(start, row) if edit.lines[line].strip() and line in found]
-        sure = min(1.0, max((float(file.weights[found[line]]) for line in own), default=0.0))
-        pads = [
-            _pad(file.lines[found[line]], edit.lines[line])
-            for line in own
-            if file.weights[found[line]] >= sure and file.stripped[found[line]] == edit.lines[line].strip()
-        ]
-        if pads and "" not in pads and None not in pads:
-            out[start:row] = [pads[0] or ""] * (row - start)
-        start = row + 1
-    return out
-
-
-def _pad(ours: str, theirs: str) -> str | None:
-    """Return what must be put before their line, or "-" and what must go, to have ours; None if neither does."""
-    mine, other = (line[: len(line) - len(line.lstrip())] for line in (ours, theirs))
-    if mine.endswith(other):
-        return mine[: len(mine) - len(other)]
-    return "-" + other[: len(other) - len(mine)] if other.endswith(mine) else None
-
-
-def _as_ended(text: list[str], original: str, ending: str) -> str:
-    if text and original:
-        if original.endswith("\n") and not text[-1].endswith("\n"):
-            text[-1] += ending
-        elif not original.endswith("\n"):
-            text[-1] = text[-1].rstrip("\r\n")
+def _as_ended(text: list[str], file: File) -> str:
+    for number, line in enumerate(text[:-1]):
+        if not line.endswith("\n"):  # the file's last line, which others follow now
+            text[number] = line + file.ending
+    if text and file.raw:
+        ended = file.raw[-1].endswith("\n")
+        if ended and not text[-1].endswith("\n"):
+            text[-1] += file.ending
+        elif not ended and text[-1].endswith("\n"):
+            text[-1] = text[-1].removesuffix("\n").removesuffix("\r")
     return "".join(text)
 
 

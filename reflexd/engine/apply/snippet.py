@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from msgspec import Struct
 
 TAB = 4
+ANY_LEVEL = 1 << 20
 MOST_MARKER_CHARS = 120
 OPENING = re.compile(r"^(?://+|/\*+|\{/\*+|<!--+|#+|--+|;+|%+|\(\*|<%--|\{#|\{\{!--|\"\"\"|''')\s*")
 CLOSING = re.compile(r"\s*(?:\*+/\}?|--+>|\*\)|--%>|#\}|--\}\}|\"\"\"|''')\s*[;,]?$")
@@ -28,6 +29,11 @@ WITHOUT_DOTS = re.compile(
     r"(?:code|file)\s+(?:remains?|stays?)\s+(?:the\s+same|unchanged))\W*",
     re.IGNORECASE,
 )
+ABOUT_THE_FILE = re.compile(
+    r"^(?:(?:all|the|and|keep|with)\s+)*(?:rest|remainder|remaining|existing|other|others|previous|unchanged|same|omitted|"
+    r"snip)\b|\b(?:unchanged|omitted|elided|as before|the same|existing code|as is)$",
+    re.IGNORECASE,
+)
 WORDS = (
     r"(?:export|default|public|private|protected|internal|static|final|abstract|async|pub(?:\([\w:]+\))?|unsafe|extern|"
     r"inline|constexpr|virtual|override|readonly|declare|open|sealed|data|suspend|local)\s+"
@@ -41,32 +47,70 @@ BLOCK_KEY = re.compile(r"""^(["']?[\w$@./-]+["']?)\s*[:=]\s*[\[{(]?$""")
 
 
 class Snippet(Struct, frozen=True):
-    """The lines of an edit [m], which of them are markers, and how far each is indented (markers, too)."""
+    """The lines of an edit [m], which of them are markers, and how far each is indented (markers, too).
+
+    `apart` tells whether an empty line stood before it, which a marker's are not among the lines; `rows` which line of
+    the edit it was.
+    """
 
     lines: list[str]
     markers: list[bool]
     indents: list[int]
+    apart: list[bool]
+    rows: list[int]
+
+    def level(self, row: int) -> int:
+        """Return how far at most what a marker stands for is indented to begin with.
+
+        That is as far as the marker, but many write it at the line's begin: then as far as the lines before it, and
+        behind a line that opens something any further.
+        """
+        own = self.indents[row]
+        if row == 0 or self.markers[row - 1]:
+            return own
+        before = next((place for place in range(row - 1, -1, -1) if self.lines[place].strip()), 0)
+        if self.indents[before] >= own and opens(self.lines[before]):
+            return ANY_LEVEL
+        start = before
+        while start and not self.markers[start - 1]:
+            start -= 1
+        return max(own, min(indent for indent in self.indents[start:row] if indent >= 0))
 
 
-def read(update: Sequence[str], original: Collection[str]) -> Snippet:
+def read(update: Sequence[str], original: Collection[str], *, doubtful: bool = True) -> Snippet:
     """Tell an edit's markers from its other lines; `original` holds the file's lines without space around them.
 
+    Whether doubtful ones are markers is for the caller to say.
     Empty lines beside a marker go with it: they set it apart and stand for nothing.
     """
     found = [is_marker(line) and line.strip() not in original for line in update]
+    if not doubtful:
+        found = [one and not is_doubtful(line) for one, line in zip(found, update, strict=True)]
     blank = [not line.strip() for line in update]
+    beside = _beside(found, blank)
     kept: list[int] = []
     for place in range(len(update)):
-        if blank[place]:
-            before = next((found[p] for p in range(place - 1, -1, -1) if not blank[p]), True)
-            after = next((found[p] for p in range(place + 1, len(update)) if not blank[p]), True)
-            if before or after:
-                continue
+        if beside[place]:
+            continue
         if found[place] and kept and found[kept[-1]]:  # two in a row say what one says
             continue
         kept.append(place)
     lines = [update[place] for place in kept]
-    return Snippet(lines, [found[place] for place in kept], [indent(line) for line in lines])
+    apart = [place > 0 and blank[place - 1] for place in kept]
+    return Snippet(lines, [found[place] for place in kept], [indent(line) for line in lines], apart, kept)
+
+
+def _beside(markers: Sequence[bool], blank: Sequence[bool]) -> list[bool]:
+    """Return which empty lines have a marker, or nothing, for their neighbour that is not empty."""
+    out = [False] * len(blank)
+    for places in (range(len(blank)), range(len(blank) - 1, -1, -1)):
+        marker = True
+        for place in places:
+            if blank[place]:
+                out[place] |= marker
+            else:
+                marker = markers[place]
+    return out
 
 
 def is_marker(line: str) -> bool:
@@ -91,6 +135,22 @@ def is_marker(line: str) -> bool:
         or (ends and LEFT_OUT.search(words) is not None and len(words.split()) <= 10)
         or (inner.startswith("(") and LEFT_OUT.search(words) is not None)
     )
+
+
+def opens(line: str) -> bool:
+    """Whether lines that are indented further follow a line: it ends in a bracket or colon, or begins a definition."""
+    text = line.rstrip()
+    return text.endswith(("{", "(", "[", ":")) or DEFINITION.match(text.lstrip()) is not None
+
+
+def is_doubtful(line: str) -> bool:
+    """Whether a marker may as well be a comment on the code: a sentence that ends in dots and is not about the file."""
+    text = line.strip()
+    opened = OPENING.match(text)
+    inner = CLOSING.sub("", text[opened.end() :] if opened else text).strip()
+    if opened is None or DOTS.match(inner) or inner.startswith("("):
+        return False
+    return DOTS.search(inner) is not None and ABOUT_THE_FILE.search(DOTS.sub(" ", inner).strip()) is None
 
 
 def indent(line: str) -> int:

@@ -10,9 +10,10 @@ import functools
 import importlib
 import re
 from collections import Counter
-from collections.abc import Iterator
 
-from tree_sitter import Language, Node, Parser
+from tree_sitter import Language, Parser, Tree
+
+from reflexd.engine.apply.definitions import definitions, doubled
 
 GRAMMARS = {
     "python": ("tree_sitter_python", "language"),
@@ -59,19 +60,21 @@ _MORE = {
     "c": ("cpp",),
     "tsx": ("javascript", "typescript"),
     "typescript": ("tsx",),
-    "javascript": ("tsx",),
+    "javascript": ("tsx", "typescript"),
 }
 READ_CHARS = 30_000
 """Of a file, to know its language."""
 PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
-def recognise(text: str) -> str:
-    """Return the language that a file is written in without an error, "" for none."""
+def recognise(text: str) -> tuple[str, Tree | None]:
+    """Return the language that a file is written in without an error, and its tree; "" and None for none."""
+    if not text.strip():
+        return "", None
     head = text[:READ_CHARS]
     lines = head.count("\n") + 1
-    if head.lstrip()[:1] in "{[" and not errors(text, "json", 1):
-        return "json"
+    if head.lstrip()[:1] in "{[" and not (tree := _parse(text, "json")).root_node.has_error:
+        return "json", tree
     counts = {name: sum(1 for _ in sign.finditer(head)) for name, sign in _SIGNS.items()}
     # What many languages' lines look like counts less.
     counts["css"] = counts["css"] // 3
@@ -81,7 +84,10 @@ def recognise(text: str) -> str:
     tried: list[str] = []
     for name in best:
         tried += [one for one in (name, *_MORE.get(name, ())) if one not in tried]
-    return next((name for name in tried if not errors(text, name, 1)), "")
+    for name in tried:
+        if not (tree := _parse(text, name)).root_node.has_error:
+            return name, tree
+    return "", None
 
 
 @functools.cache
@@ -90,23 +96,8 @@ def _parser(language: str) -> Parser:
     return Parser(Language(getattr(importlib.import_module(module), function)()))
 
 
-def errors(text: str, language: str, most: int) -> int:
-    """Return how many places of a file its grammar does not understand, counting no further than `most`."""
-    found = 0
-    for _ in _wrong(_parser(language).parse(text.encode("utf-8", "surrogatepass")).root_node):
-        found += 1
-        if found >= most:
-            break
-    return found
-
-
-def _wrong(root: Node) -> Iterator[Node]:
-    rest = [root] if root.has_error else []
-    while rest:
-        node = rest.pop()
-        if node.is_error or node.is_missing:
-            yield node
-        rest += [child for child in node.children if child.has_error or child.is_missing]
+def _parse(text: str, language: str) -> Tree:
+    return _parser(language).parse(text.encode("utf-8", "surrogatepass"))
 
 
 def brackets(text: str) -> dict[str, int]:
@@ -115,13 +106,30 @@ def brackets(text: str) -> dict[str, int]:
     return {opened: counts[opened] - counts[closed] for opened, closed in PAIRS.items()}
 
 
-def complaint(original: str, merged: str) -> str | None:
-    """Say what is wrong with the new file that was not wrong with the old one; None where nothing is."""
-    before, after = brackets(original), brackets(merged)
-    for opened, closed in PAIRS.items():
-        if before[opened] == 0 and after[opened] != 0:
-            return f"the brackets {opened} and {closed} would not balance any more"
-    language = recognise(original)
-    if language and errors(merged, language, 1):
-        return f"the file would not be valid {language} any more"
-    return None
+class Judge:
+    """What a file is like before an edit, and so what must not become worse."""
+
+    def __init__(self, original: str) -> None:
+        self._brackets = brackets(original)
+        self._language, tree = recognise(original)
+        self.definitions = definitions(original, self._language, tree)
+        self._doubled = doubled(self.definitions)
+
+    def complaint(self, merged: str) -> tuple[str, str] | None:
+        """Return a reason and what is wrong with the new file that was not wrong with the old one; None for nothing."""
+        after = brackets(merged)
+        for opened, closed in PAIRS.items():
+            if self._brackets[opened] == 0 and after[opened] != 0:
+                return "invalid_result", f"the brackets {opened} and {closed} would not balance any more"
+        language, tree = self._language, None
+        for language in (self._language, *_MORE.get(self._language, ())) if self._language else ():
+            tree = _parse(merged, language)
+            if not tree.root_node.has_error:  # it may be the update that tells one language from another
+                break
+        else:
+            if tree is not None:
+                return "invalid_result", f"the file would not be valid {self._language} any more"
+        for header, name in doubled(definitions(merged, language, tree)).items():
+            if header not in self._doubled:
+                return "doubled_definition", f"{name} would be defined twice"
+        return None

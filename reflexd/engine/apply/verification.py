@@ -14,7 +14,7 @@ from reflexd.engine.apply.merge import BOM
 from reflexd.engine.apply.messages import Done
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.snippet import is_marker
-from reflexd.engine.apply.syntax import complaint
+from reflexd.engine.apply.syntax import Judge
 
 MOST_LOST = 0.5
 REASON = "invalid_output"
@@ -38,8 +38,8 @@ def verify(original: str, update: str, output: str) -> Done:
     if not original.endswith("\n"):
         after[-1] = after[-1].rstrip("\r\n")
     text = bom + "".join(after)
-    if (wrong := complaint(original, text)) is not None:
-        raise Refusal(REASON, f"With the model's answer {wrong}")
+    if (wrong := Judge(original).complaint(text)) is not None:
+        raise Refusal(REASON, f"With the model's answer {wrong[1]}")
     return Done(text=text, changed=changed_lines(before, _lines(text.removeprefix(BOM))))
 
 

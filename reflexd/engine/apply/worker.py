@@ -12,9 +12,8 @@ import traceback
 
 from msgspec import Struct
 
-from reflexd.engine.apply import snippet
 from reflexd.engine.apply.changes import changed_lines
-from reflexd.engine.apply.merge import lines_of, merge, read
+from reflexd.engine.apply.merge import merge
 from reflexd.engine.apply.messages import (
     LENGTH_BYTES,
     Answer,
@@ -33,10 +32,6 @@ from reflexd.engine.lifeline import die_with_parent, give_way
 
 NICE = 5
 """Somebody waits for a merge, and more people for predictions."""
-
-
-class Marked(str):
-    """A line that is told from another one with the same words."""
 
 
 def main() -> None:
@@ -61,22 +56,11 @@ def answer(task: Edit | Proposal) -> Answer:
         changed = changed_lines(task.original.split("\n"), merged.text.split("\n"))
         return Done(text=merged.text, changed=changed, confidence=merged.confidence)
     except Refusal as refusal:
-        line = None if refusal.line is None else line_of(task, refusal.line)
-        return Refused(
-            reason=refusal.reason, message=refusal.message, line=line, candidates=list(map(int, refusal.candidates))
-        )
+        candidates = list(map(int, refusal.candidates))
+        return Refused(reason=refusal.reason, message=refusal.message, line=refusal.line, candidates=candidates)
     except Exception as error:  # the caller must get an answer, and the operator the place
         where = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
         return Failed(type(error).__name__, where)
-
-
-def line_of(task: Edit | Proposal, row: int) -> int:
-    """Return the line of the update, from 0, that the engine means by the row of what it has read of it."""
-    lines = [Marked(line) for line in lines_of(task.update)]
-    rows = snippet.read(lines, read(task.original.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")).lines.places.keys())
-    meant = rows.lines[row]
-    place = next(number for number, line in enumerate(lines) if line is meant)
-    return place + next(number for number, line in enumerate(task.update.split("\n")) if line.strip("\ufeff \t\r\n"))
 
 
 def _receive(count: int) -> bytes | bytearray:
