@@ -50,6 +50,17 @@ RUN = {
         r'"results":\[\{"id":"a","predictions":\[\{"model":"tickets",.*\{"id":"b","error":\{"message":',
     ],
     "cat > prices.py": [r"\A\Z"],
+    'ask = f"<instruction>': [
+        r"\Adef total\(prices\):$",
+        r"^    if not prices:$",
+        r"^ \{'engine': 'deterministic', 'confidence': 1\.0, 'changed': \[\[6, 7\]\]\}$",
+        r"^apply_refused .*\{'reason': 'no_anchor', 'line': 2, 'candidates': \[\]\}$",
+    ],
+    "<code>host = a": [
+        r'\Adata: \{.*"reflexd":\{"engine":"deterministic","confidence":1\.0,"changed":\[\[2,2\]\]',
+        r'"content":"[^"]*port = 81\\n',
+        r"^data: \[DONE\]$",
+    ],
     "reflexd apply prices.py": [
         r"^--- prices\.py\n\+\+\+ prices\.py$",
         r"^\+    if not prices:$",
@@ -71,8 +82,6 @@ RUN = {
 """A piece of each block that is run, and what it must print, in this order."""
 
 NOT_RUN = {
-    'ask = f"<instruction>': "needs POST /v1/chat/completions, which is being built",
-    "<code>host = a": "needs POST /v1/chat/completions, which is being built",
     "sh packaging/try.sh": "installs for a minute; tests/packaging/test_scripts.py runs it in a clean clone",
     "[network]": "is a file of the operator's; tests/unit/test_egress.py shows what such a list opens",
     "reflexd serve": "serves until it is stopped; the daemon that the other blocks talk to is started by this verb",
