@@ -21,6 +21,8 @@ from reflexd.engine.apply.snippet import Snippet, name_of
 OPEN, EACH, OUT_OF_SCOPE, DEFINES = 0.7, 0.1, 0.6, 0.4
 """Of a deletion: by itself; of each line; more where it is indented less than all of the edit around it, and where it
 defines what the edit does not."""
+WORD = 0.9
+"""What a line says at least that is more than brackets."""
 TWICE = (4.0, 1.5, 1.0)
 """Of a new line that the file has already, as a multiple of a new one's: where it or the edit has it once, twice or
 more often."""
@@ -206,7 +208,7 @@ class Alignment:
             return cost + OFTEN * (named > 1 and name.startswith("= "))
         if cost < 1 and often == 1 and self._own[text] == 1 and text.startswith("<"):
             return cost + TAG
-        if cost < 1 or not often:
+        if cost < WORD or not often:
             return cost
         return cost * TWICE[min(max(often, self._own[text]), len(TWICE)) - 1]
 

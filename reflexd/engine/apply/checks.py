@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 
-from reflexd.engine.apply.alignment import Piece
+from reflexd.engine.apply.alignment import WORD, Piece
 from reflexd.engine.apply.original import Original, weight
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.snippet import Snippet, name_of
@@ -156,19 +156,27 @@ def _neighbours(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
             continue
         kept = file.stripped[piece.start : piece.end]
         for beside, others in (
-            (pieces[max(0, number - NEAR) : number][::-1], kept[:NEAR]),
-            (pieces[number + 1 : number + 1 + NEAR], kept[-NEAR:]),
+            (pieces[max(0, number - NEAR) : number][::-1], _near(kept[:NEAR])),
+            (pieces[number + 1 : number + 1 + NEAR], _near(kept[-NEAR:][::-1])),
         ):
             for line, text in _new(beside, edit):
                 if any(len(other) >= SHORT and other != text and _alike(text, other) for other in others):
                     raise Refusal("ambiguous", VERSION, line)
 
 
+def _near(lines: Sequence[str]) -> list[str]:
+    """Return the lines up to the first that begins a definition: what is behind it belongs to that."""
+    first = next(
+        (row for row, line in enumerate(lines) if name_of(line) and not name_of(line).startswith(VALUES)), NEAR
+    )
+    return list(lines[: first + 1])
+
+
 def _new(pieces: Sequence[Piece], edit: Snippet) -> Iterator[tuple[int, str]]:
     """Yield the new lines that say something, up to the first that the file has."""
     for piece in pieces:
         text = edit.lines[piece.line].strip() if piece.line >= 0 else ""
-        if piece.line < 0 or (piece.start >= 0 and weight(text) == 1):
+        if piece.line < 0 or (piece.start >= 0 and weight(text) >= WORD):
             return
         if piece.start < 0 and len(text) >= SHORT:
             yield piece.line, text

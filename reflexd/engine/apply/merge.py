@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from reflexd.engine.apply import snippet as snippets
 from reflexd.engine.apply.alignment import Alignment, Boundary, Piece
+from reflexd.engine.apply.changes import changed_lines
 from reflexd.engine.apply.checks import EMPTY_MARKER, check, check_anchors
 from reflexd.engine.apply.definitions import lost
 from reflexd.engine.apply.indentation import placed, restyled, shifts
@@ -48,6 +49,10 @@ class Merged(Struct, frozen=True, kw_only=True):
     confidence: float
 
 
+Reading = tuple[str, float]
+"""A new file, and how sure it is."""
+
+
 class File(Struct, frozen=True):
     """A file as its lines with what ends each, and as they are compared."""
 
@@ -72,10 +77,11 @@ def merge(original: str, update: str) -> Merged:
         if told.line is not None:
             told.line += next(row for row, line in enumerate(update.removeprefix(BOM).split("\n")) if line.strip())
         raise
-    return Merged(text=bom + merged.text, changed=merged.changed, confidence=merged.confidence)
+    text = bom + merged[0]
+    return Merged(text=text, changed=changed_lines(original.split("\n"), text.split("\n")), confidence=merged[1])
 
 
-def _merged(file: File, lines: Sequence[str]) -> Merged:
+def _merged(file: File, lines: Sequence[str]) -> Reading:
     """Try both readings of comments that may be markers; raises Refusal, too where both lead to an answer."""
     known = file.lines.places.keys()
     edit = snippets.read(lines, known)
@@ -98,7 +104,7 @@ def _merged(file: File, lines: Sequence[str]) -> Merged:
     raise Refusal("ambiguous", message, doubtful[0])
 
 
-def _answered(file: File, edit: Snippet) -> Merged:
+def _answered(file: File, edit: Snippet) -> Reading:
     """Return the file under one reading of the edit; a Refusal tells the line among those of the edit as it came."""
     try:
         return _explained(file, edit)
@@ -107,27 +113,26 @@ def _answered(file: File, edit: Snippet) -> Merged:
         raise
 
 
-def _explained(file: File, edit: Snippet) -> Merged:
+def _explained(file: File, edit: Snippet) -> Reading:
     if not edit.lines:
         raise Refusal("empty_update", "The update is empty")
     if all(edit.markers):
         raise Refusal("only_markers", "The update has only markers for code that is left out, and no code")
     whole = is_whole(file.lines, edit)
     if whole:
-        lines, changed = _rewritten(file, edit)
-        text = _as_ended(lines, file)
+        text = _as_ended(_rewritten(file, edit), file)
         if (told := Judge(file.text).complaint(text)) is not None:
             raise _refused(told)
-        return Merged(text=text, changed=changed, confidence=1.0)
+        return text, 1.0
     if len(file.lines.lines) * len(edit.lines) > MOST_CELLS:
         raise Refusal("too_large", "The file and the update are too long together: send a shorter part of the file")
     pieces, confidence = _chosen(file, edit)
     lines = _text(pieces, edit, file)
-    if whole is None and said(lines) != said(_rewritten(file, edit)[0]):
+    if whole is None and said(lines) != said(_rewritten(file, edit)):
         raise Refusal("ambiguous", "The update may be the whole file or a part of it: mark what it leaves out")
     check_anchors(pieces, edit, file.lines)
     check(pieces, edit, file.lines)
-    return Merged(text=_as_ended(lines, file), changed=_changed(pieces), confidence=confidence)
+    return _as_ended(lines, file), confidence
 
 
 def _refused(told: tuple[str, str]) -> Refusal:
@@ -229,8 +234,8 @@ def is_whole(file: Original, edit: Snippet) -> bool | None:
     return True if share >= sure else None if share >= perhaps else False
 
 
-def _rewritten(file: File, edit: Snippet) -> tuple[list[str], list[tuple[int, int]]]:
-    """Return a file that is the edit, and its lines but for those that begin and end both; raises Refusal."""
+def _rewritten(file: File, edit: Snippet) -> list[str]:
+    """Return the lines of a file that is the edit, with the bytes of those that begin and end both; raises Refusal."""
     # Empty lines at both ends stay, as they stay under any edit.
     spoken = [place for place, line in enumerate(file.lines.stripped) if line]
     begin, end = (spoken[0], spoken[-1] + 1) if spoken else (0, 0)
@@ -243,9 +248,8 @@ def _rewritten(file: File, edit: Snippet) -> tuple[list[str], list[tuple[int, in
     last = 0
     while last < min(len(before), len(after)) - same and before[-1 - last].rstrip() == after[-1 - last].rstrip():
         last += 1
-    text = file.raw[: begin + same] + [line + file.ending for line in after[same : len(after) - last]]
-    changed = [(begin + same + 1, begin + len(after) - last)] if len(text) > begin + same else []
-    return text + file.raw[end - last :], changed
+    new = [line + file.ending for line in after[same : len(after) - last]]
+    return file.raw[: begin + same] + new + file.raw[end - last :]
 
 
 def _complaint(pieces: Sequence[Piece], edit: Snippet, file: File, judge: Judge) -> tuple[str, str] | None:
@@ -305,17 +309,3 @@ def _as_ended(text: list[str], file: File) -> str:
         elif not ended and text[-1].endswith("\n"):
             text[-1] = text[-1].removesuffix("\n").removesuffix("\r")
     return "".join(text)
-
-
-def _changed(pieces: Sequence[Piece]) -> list[tuple[int, int]]:
-    out: list[tuple[int, int]] = []
-    at = 0
-    for piece in pieces:
-        size = piece.end - piece.start if piece.line < 0 else 1
-        if piece.line >= 0 and piece.start < 0:
-            if out and out[-1][1] == at:
-                out[-1] = (out[-1][0], at + 1)
-            else:
-                out.append((at + 1, at + 1))
-        at += size
-    return out

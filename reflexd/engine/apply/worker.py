@@ -12,7 +12,6 @@ import traceback
 
 from msgspec import Struct
 
-from reflexd.engine.apply.changes import changed_lines
 from reflexd.engine.apply.merge import merge
 from reflexd.engine.apply.messages import (
     LENGTH_BYTES,
@@ -53,8 +52,7 @@ def answer(task: Edit | Proposal) -> Answer:
         if isinstance(task, Proposal):
             return verify(task.original, task.update, task.output)
         merged = merge(task.original, task.update)
-        changed = changed_lines(task.original.split("\n"), merged.text.split("\n"))
-        return Done(text=merged.text, changed=changed, confidence=merged.confidence)
+        return Done(text=merged.text, changed=merged.changed, confidence=merged.confidence)
     except Refusal as refusal:
         candidates = list(map(int, refusal.candidates))
         return Refused(reason=refusal.reason, message=refusal.message, line=refusal.line, candidates=candidates)
