@@ -184,9 +184,9 @@ class Daemon:
 
     # --- ways to talk to it -----------------------------------------------------------------------------------------
 
-    def cli(self, *words: str | Path) -> str:
+    def cli(self, *words: str | Path, seconds: float = DEADLINE) -> str:
         """Run a verb on this data directory and return what it printed; fail when it fails."""
-        done = reflexd(*words, "--data-dir", self.data_dir)
+        done = reflexd(*words, "--data-dir", self.data_dir, seconds=seconds)
         assert done.returncode == 0, f"reflexd {words}: {done.stderr}"
         return done.stdout
 

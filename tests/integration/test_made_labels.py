@@ -39,7 +39,8 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with SmolLM2 imported."""
     checkpoint = smollm2_for_an_llm(tmp_path_factory.mktemp("llm") / "smol")
     with running(REFLEXD_LLM__THREADS="1", REFLEXD_LLM__IDLE_SECONDS="120") as daemon:
-        assert daemon.cli("llm", "import", checkpoint, "--name", "smol").startswith("imported smol (135M parameters")
+        said = daemon.cli("llm", "import", checkpoint, "--name", "smol", seconds=300)
+        assert said.startswith("imported smol (135M parameters")
         yield daemon
 
 
@@ -62,7 +63,7 @@ def made_rows(client: openai.OpenAI, http: httpx2.Client, job_id: str) -> list[d
     return [json.loads(line) for line in client.files.content(file_id).text.splitlines()]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(500)
 def test_unlabelled_texts_become_a_classifier(writer: Daemon) -> None:
     rows = random.Random(1).sample(rows_of("train"), 90)
     truth = {row["text"]: row["label"] for row in rows}
@@ -85,7 +86,7 @@ def test_unlabelled_texts_become_a_classifier(writer: Daemon) -> None:
     assert any("not how often it is right" in message for message in said)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(500)
 def test_rows_are_written_reviewed_and_trained_on(writer: Daemon) -> None:
     seeds = [{"text": "can i book a table for two tonight", "label": "restaurant_reservation"}]
     description = "what people write to an assistant\n" + "\n".join(f"- {name}: {line}" for name, line in LINES.items())
@@ -175,7 +176,7 @@ def test_what_is_to_be_done_is_said_where_there_is_no_llm(daemon: Daemon, key: s
     assert "`reflexd llm import`" in message
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(500)
 def test_the_same_llm_answers_chat(writer: Daemon) -> None:
     with writer.openai() as client:
         said = client.chat.completions.create(

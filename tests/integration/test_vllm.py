@@ -34,7 +34,7 @@ def served() -> Iterator[Daemon]:
     """A daemon with SmolLM2 imported, which uses the installed vLLM."""
     environment = (Path(INSTALLED) / "vllm").resolve()
     with running(REFLEXD_LLM__ENGINE="vllm", REFLEXD_LLM__IDLE_SECONDS="120") as daemon:
-        daemon.cli("llm", "import", smollm2_packed(), "--name", "smol")
+        daemon.cli("llm", "import", smollm2_packed(), "--name", "smol", seconds=300)
         folder = daemon.data_dir / "llm"
         (folder / environment.name).symlink_to(environment)
         (folder / "vllm").symlink_to(environment.name)

@@ -17,6 +17,8 @@ from reflexd.demo import NEW_TEXTS, QUESTION, TICKETS
 from tests.daemons import Daemon, environment, free_port, processes, wait_for
 from tests.jobs import predict, wait_for_status
 
+pytestmark = pytest.mark.timeout(360)  # the first one exports the encoder, beside whatever else the machine does
+
 BIN = Path(sys.executable).parent
 
 
@@ -45,7 +47,7 @@ class Demo:
         )
 
     def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=150)
+        out, err = self.process.communicate(timeout=300)
         return self.process.returncode, out, err
 
     def left(self) -> list[str]:
