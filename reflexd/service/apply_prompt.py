@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 
 from msgspec import Struct
 
@@ -44,6 +45,10 @@ class Framed(Struct, frozen=True):
         return self.before + file + self.after
 
 
+MOST_PLACES = 1_000
+"""Where the file may end, by the tags: which of them is looked for."""
+
+
 def last_user_text(messages: Sequence[ChatMessage]) -> str:
     """Return the text of the last user message; raises InvalidRequest where there is none."""
     for number in reversed(range(len(messages))):
@@ -65,11 +70,20 @@ def text_of(message: ChatMessage, number: int) -> str:
     return "".join(part.text or "" for part in message.content)
 
 
+def characters_of(message: ChatMessage) -> int:
+    """Return how long a message's text is, whatever else it has."""
+    if isinstance(message.content, str):
+        return len(message.content)
+    return sum(len(part.text or "") for part in message.content or ())
+
+
 def read_prompt(text: str) -> ApplyPrompt:
     """Take a prompt apart; raises InvalidRequest that says what is expected."""
     instruction, start = _opening(text)
     end = text.rfind("</update>")
-    places = [found for found in BETWEEN.finditer(text, start) if found.end() <= end]
+    places = list(islice((found for found in BETWEEN.finditer(text, start) if found.end() <= end), MOST_PLACES + 1))
+    if len(places) > MOST_PLACES:
+        raise InvalidRequest(f"There are too many tags in the prompt. {EXPECTED}", param="messages")
     if not places:
         raise InvalidRequest(f"{_missing(text, start)}. {EXPECTED}", param="messages")
     if len(places) > 1:

@@ -39,7 +39,7 @@ from reflexd.schemas.apply import (
     Usage,
 )
 from reflexd.service.apply import ApplyService
-from reflexd.service.apply_prompt import last_user_text, read_prompt, text_of
+from reflexd.service.apply_prompt import characters_of, last_user_text, read_prompt, text_of
 from reflexd.service.decoding import decode
 from reflexd.store.keys import Key
 
@@ -117,7 +117,7 @@ class ChatService:
         """Return the file that the last user message asks for."""
         text = last_user_text(asked.messages)
         applied = await self._apply.apply(asked.model, read_prompt(text))
-        read = sum(len(text_of(message, number)) for number, message in enumerate(asked.messages))
+        read = sum(map(characters_of, asked.messages))
         usage = _usage(_tokens(read), _tokens(len(applied.content)))
         return _completion(asked.model, applied.content, usage, reflexd=applied.verdict)
 

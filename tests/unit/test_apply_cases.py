@@ -87,3 +87,33 @@ def test_case(case: Case) -> None:
         assert told.value.reason in case.reasons
     else:
         assert merge(case.original, case.update).text == case.expected
+
+
+FUNCTIONS = "".join(f"def f{number}():\n    return {number}\n\n\n" for number in range(20))
+
+
+@pytest.mark.parametrize(
+    ("original", "update"),
+    [
+        (FUNCTIONS, FUNCTIONS.partition("def f17")[0].replace("return 3\n", "return 99\n")),
+        ("x = 1\ny = 2\nz = 3\nw = 4\n", "x = 1\ny = 5  # ... existing code ...\nw = 4\n"),
+        ("def a():\n    one()\n    two()\n    three()\n", "def a():\n    ...\n    three()\n"),
+        ('{\n "a": [\n  "one",\n  "two",\n  "three"\n ]\n}\n', '{\n "a": [\n  "...",\n  "three"\n ]\n}\n'),
+        (
+            "int f(void) {\n  one();\n  two();\n  return 3;\n}\n\nint g(void) {\n  return 1;\n}\n",
+            "int f(void) {\n  // your existing code here\n  return 4;\n}\n\nint g(void) {\n  return 1;\n}\n",
+        ),
+    ],
+)
+def test_what_may_stand_for_code_in_unforeseen_words_or_places_is_refused(original: str, update: str) -> None:
+    with pytest.raises(Refusal):
+        merge(original, update)
+
+
+def test_new_lines_that_only_look_like_such_are_written() -> None:
+    original = "class A:\n    def a(self):\n        return 1\n"
+    update = "# ... existing code ...\n    def a(self):\n        return 1\n\n    def b(self):\n        ...\n"
+    assert merge(original, update).text == original + "\n    def b(self):\n        ...\n"
+    original = "a = 1\nb = 2\nc = 3\nd = 4\n"
+    update = original.replace("b = 2", "b = 2  # see https://example.com/...")
+    assert merge(original, update).text == update

@@ -40,6 +40,8 @@ IMPLIED = 0.5
 """Of lines before the edit's first line, or behind its last one, where no marker stands for them."""
 EDGE = 1.0
 """Of a deletion beside a marker: no line of the edit bounds it there."""
+MOST_PLACES = 64
+"""Of one boundary, the cheapest first."""
 EPSILON = 1e-3
 INF = np.float32(1e9)
 
@@ -118,7 +120,8 @@ class Alignment:
             states.append((len(self._snippet.lines), True, self._settled(-1) + self._tail))
         states += [(row, False, self._reached[row, UNANCHORED] + self._left[row, UNANCHORED]) for row in ended]
         for row, begins, costs in states:
-            for place in np.flatnonzero(costs <= limit):
+            places = np.flatnonzero(costs <= limit)
+            for place in places[np.argsort(costs[places], kind="stable")][:MOST_PLACES]:
                 yield Boundary(row, int(place), begins, float(costs[place]))
 
     def through(self, boundary: Boundary) -> list[Piece]:

@@ -13,10 +13,11 @@ from msgspec import Struct
 
 from reflexd.engine.apply import snippet as snippets
 from reflexd.engine.apply.alignment import Alignment, Boundary, Piece
-from reflexd.engine.apply.changes import changed_lines
-from reflexd.engine.apply.checks import EMPTY_MARKER, check, check_anchors
+from reflexd.engine.apply.changes import changed_lines, kept_lines
+from reflexd.engine.apply.checks import AT_END, EMPTY_MARKER, FEW, check, check_anchors
 from reflexd.engine.apply.definitions import lost
 from reflexd.engine.apply.indentation import placed, restyled, shifts
+from reflexd.engine.apply.leaks import check_leaks
 from reflexd.engine.apply.original import Original, read_original
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.snippet import Snippet, indent
@@ -31,6 +32,7 @@ MOST_JUDGED = 6
 MOST_CELLS = 8_000_000
 """Lines of the file times lines of the edit: each takes 48 bytes."""
 MOST_LOST = 0.5
+"""Of a file, that an edit which is all of it may be shorter by."""
 ALIKE, ABOUT_AS_LONG = 0.75, 0.2
 """Of a file's lines, so many are in an edit that is all of it, where it is longer or shorter by at most so much."""
 TIE = 0.05
@@ -78,6 +80,7 @@ def merge(original: str, update: str) -> Merged:
             told.line += next(row for row, line in enumerate(update.removeprefix(BOM).split("\n")) if line.strip())
         raise
     text = bom + merged[0]
+    check_leaks(original, update, text)
     return Merged(text=text, changed=changed_lines(original.split("\n"), text.split("\n")), confidence=merged[1])
 
 
@@ -120,7 +123,9 @@ def _explained(file: File, edit: Snippet) -> Reading:
         raise Refusal("only_markers", "The update has only markers for code that is left out, and no code")
     whole = is_whole(file.lines, edit)
     if whole:
-        text = _as_ended(_rewritten(file, edit), file)
+        lines = _rewritten(file, edit)
+        text = _as_ended(lines, file)
+        _check_rewritten(file, lines)
         if (told := Judge(file.text).complaint(text)) is not None:
             raise _refused(told)
         return text, 1.0
@@ -133,6 +138,16 @@ def _explained(file: File, edit: Snippet) -> Reading:
     check_anchors(pieces, edit, file.lines)
     check(pieces, edit, file.lines)
     return _as_ended(lines, file), confidence
+
+
+def _check_rewritten(file: File, lines: Sequence[str]) -> None:
+    """Raise Refusal where a whole file has lost its first or last lines for nothing: it may have been cut short."""
+    before, after = (list(filter(None, map(str.strip, each))) for each in (file.lines.lines, lines))
+    kept = kept_lines(before, after) or [(0, 0, 0)]
+    (start, first, _), (last, end, size) = kept[0], kept[-1]
+    for gone, come in ((start, first), (len(before) - last - size, len(after) - end - size)):
+        if gone >= FEW and not come:
+            raise Refusal("ambiguous", AT_END)
 
 
 def _refused(told: tuple[str, str]) -> Refusal:

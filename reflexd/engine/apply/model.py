@@ -6,8 +6,9 @@ with. Whether the file is believed is decided elsewhere (verification.py).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Literal
 
 import msgspec
@@ -26,6 +27,8 @@ TASK = (
 )
 CHARACTERS_A_TOKEN = 2
 SPARE_TOKENS = 256
+LEASE_SECONDS = 90.0
+"""For a language model that must be started first."""
 FENCE = "```"
 
 Lease = Callable[[], AbstractAsyncContextManager[LLMAccess]]
@@ -65,9 +68,13 @@ class ApplyModel:
         else:
             body["messages"] = [{"role": "user", "content": prompt}]
         try:
-            async with self._lease() as access:
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout(LEASE_SECONDS):  # a job may have the LLM's device for hours
+                    access = await stack.enter_async_context(self._lease())
                 answer = await self._direct.post(access, self._path, body)
             first = msgspec.convert(answer, _Completion).choices[0]
+        except TimeoutError as error:
+            raise NoAnswer(f"it could not be had within {LEASE_SECONDS:g} seconds") from error
         except LLMFailed as failure:
             raise NoAnswer(failure.why) from failure
         except (msgspec.ValidationError, IndexError) as error:

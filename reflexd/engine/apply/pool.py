@@ -104,7 +104,7 @@ class Worker:
 
     async def kill(self) -> None:
         """End the process, whatever it does, and wait until it is gone."""
-        if not self._gone:  # once: later its number may be another process's
+        if self.is_alive:  # once: later its number may be another process's
             self._gone = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
