@@ -45,7 +45,7 @@ class Framed(Struct, frozen=True):
         return self.before + file + self.after
 
 
-MOST_PLACES = 1_000
+MOST_PLACES = 150_000
 """Where the file may end, by the tags: which of them is looked for."""
 
 

@@ -85,7 +85,7 @@ def test_a_frame_loses_nothing(text: str) -> None:
 
 def test_a_hundred_thousand_tags_are_read_in_one_pass() -> None:
     many = "</code><update>" * 100_000
-    with pytest.raises(InvalidRequest, match="too many tags"):
+    with pytest.raises(InvalidRequest, match="cannot be known"):
         read_prompt(f"<code>a{many}b</update>")
     balanced = "<code>a</code><update>b</update>" * 100_000
     assert read_prompt(f"<code>{balanced}</code><update>c</update>").code == balanced
