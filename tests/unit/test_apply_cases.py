@@ -117,3 +117,10 @@ def test_new_lines_that_only_look_like_such_are_written() -> None:
     original = "a = 1\nb = 2\nc = 3\nd = 4\n"
     update = original.replace("b = 2", "b = 2  # see https://example.com/...")
     assert merge(original, update).text == update
+
+
+def test_a_new_body_does_not_stand_above_the_old_one() -> None:
+    body = "    value = STORE[key]\n    return value\n"
+    original = f"import os\nimport sys\n\n\ndef get(key):\n{body}\n\ndef put(key):\n    STORE[key] = 1\n"
+    with pytest.raises(Refusal, match="more of this block"):
+        merge(original, "def get(key):\n    return STORE.get(key)\n")

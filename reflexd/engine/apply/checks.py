@@ -9,11 +9,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
+from itertools import takewhile
 
 from reflexd.engine.apply.alignment import WORD, Piece
 from reflexd.engine.apply.original import Original, weight
 from reflexd.engine.apply.refusal import Refusal
-from reflexd.engine.apply.snippet import Snippet, name_of
+from reflexd.engine.apply.snippet import Snippet, name_of, opens
 
 FEW, MANY = 3, 8
 """Deleted lines from which on one of the sides must stand in the file once only, and from which on both."""
@@ -33,6 +34,7 @@ MOST_GONE = 40
 MOST_COMPARED = 300
 """Characters of a line."""
 EMPTY_MARKER = "empty_marker"
+AT_BLOCK = "The file has more of this block: end the update with a marker to keep it, or with the line behind the block"
 AT_END = "The update may leave out the file's first or last lines or delete them: put a marker there to keep them"
 BESIDE = "Lines beside this marker would be deleted, and it is not clear which: show what stands around them"
 WITHIN = "Lines would be deleted up to one that stands among them, too: show more of what stands around them"
@@ -68,8 +70,15 @@ def check(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
     """Raise Refusal where any other check fails."""
     _markers(pieces, edit, file)
     _ends(pieces, edit, file)
-    _beside_markers(pieces, edit, file)
     _neighbours(pieces, edit, file)
+    check_deletions(pieces, edit, file)
+
+
+def check_deletions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
+    """Raise Refusal where it is not clear that what is deleted is meant to be, no more of it and no less."""
+    _tail(pieces, edit, file)
+    _cut_ends(pieces, edit, file)
+    _beside_markers(pieces, edit, file)
     _moved_brackets(pieces, edit, file)
     _deletions(pieces, edit, file)
 
@@ -96,28 +105,47 @@ def _markers(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
 def _ends(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
     """Where no marker stands for what comes before or behind the edit, that must be more than a few lines.
 
-    Of a few, nobody knows whether they are left out or meant to go. Where there is a marker at the other end, the edit
-    reaches to the end of the file; then it must replace what it deletes there.
+    Of a few, nobody knows whether they are left out or meant to go.
     """
+    for piece, row in ((pieces[0], 0), (pieces[-1], len(edit.lines) - 1)):
+        if not edit.markers[row] and piece.line < 0 and 0 < said(file.stripped[piece.start : piece.end]) <= FEW_AT_ENDS:
+            raise Refusal("ambiguous", AT_END, row, [piece.start])
+
+
+def _cut_ends(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
+    """The file's first and last lines are deleted only where the edit reaches to them and replaces what it deletes."""
     for lines, row, step in ((pieces, 0, 1), (list(reversed(pieces)), len(edit.lines) - 1, -1)):
-        if edit.markers[row]:
-            continue
-        if lines[0].line < 0 and lines[0].end > lines[0].start:
-            if 0 < said(file.stripped[lines[0].start : lines[0].end]) <= FEW_AT_ENDS:
-                raise Refusal("ambiguous", AT_END, row, [lines[0].start])
-            continue
-        new = 0
-        for piece in lines:
-            if piece.line < 0 or piece.start >= 0:
-                break
-            new += bool(edit.lines[piece.line].strip())
         first = next((piece for piece in lines if piece.start >= 0), None)
         if first is None:
             continue
         gone = file.lines[: first.start] if step > 0 else file.lines[first.end :]
+        if not any(map(str.strip, gone)):
+            continue
+        if edit.markers[row] or first.line < 0:
+            raise Refusal("unbounded_deletion", BESIDE, row, [first.start])
+        new = 0
+        for piece in lines:
+            if piece is first:
+                break
+            new += bool(edit.lines[piece.line].strip())
         again = file.stripped[first.start] and file.lines[first.start] in gone
         if again or sum(bool(line.strip()) for line in gone) > 3 * new:
             raise Refusal("ambiguous", AT_END, row, [first.start])
+
+
+def _tail(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
+    """An edit that ends in new lines of a block, with no marker, may be all of that block: then no more is kept."""
+    kept = pieces[-1]
+    if edit.markers[-1] or kept.line >= 0:
+        return
+    new = list(takewhile(lambda piece: piece.line >= 0 and piece.start < 0, reversed(pieces[:-1])))
+    if len(new) == len(pieces) - 1 or not any(edit.lines[piece.line].strip() for piece in new):
+        return
+    header = pieces[-2 - len(new)]
+    if header.line < 0 or not opens(file.lines[header.start]):
+        return
+    if file.next_indent[kept.start] > file.indents[header.start]:
+        raise Refusal("ambiguous", AT_BLOCK, len(edit.lines) - 1, [kept.start])
 
 
 def _beside_markers(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
@@ -138,15 +166,10 @@ def _beside_markers(pieces: Sequence[Piece], edit: Snippet, file: Original) -> N
         else:
             clear = not marked
         if at and not clear and any(file.stripped[at : piece.start]):
-            message = (
-                "Lines beside this marker would be deleted, and it is not clear which: show what stands around them"
-            )
-            raise Refusal("unbounded_deletion", message, max(row, piece.line), [at, piece.start])
+            raise Refusal("unbounded_deletion", BESIDE, max(row, piece.line), [at, piece.start])
         at, new, marked, line = piece.end, False, piece.line < 0, max(line, piece.line)
         if marked and row < len(edit.lines) and edit.markers[row]:
             line = row
-    if edit.markers[-1] and any(file.stripped[at:]):
-        raise Refusal("unbounded_deletion", BESIDE, len(edit.lines) - 1, [at, len(file.lines)])
 
 
 def _neighbours(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:

@@ -124,7 +124,7 @@ def _explained(file: File, edit: Snippet) -> Reading:
     whole = is_whole(file.lines, edit)
     if whole:
         lines = _rewritten(file, edit)
-        text = _as_ended(lines, file)
+        text = as_ended(lines, file)
         _check_rewritten(file, lines)
         if (told := Judge(file.text).complaint(text)) is not None:
             raise _refused(told)
@@ -137,7 +137,7 @@ def _explained(file: File, edit: Snippet) -> Reading:
         raise Refusal("ambiguous", "The update may be the whole file or a part of it: mark what it leaves out")
     check_anchors(pieces, edit, file.lines)
     check(pieces, edit, file.lines)
-    return _as_ended(lines, file), confidence
+    return as_ended(lines, file), confidence
 
 
 def _check_rewritten(file: File, lines: Sequence[str]) -> None:
@@ -272,13 +272,13 @@ def _complaint(pieces: Sequence[Piece], edit: Snippet, file: File, judge: Judge)
     gone = lost(judge.definitions, pieces, edit, file.lines)
     if gone is not None:
         return "lost_definition", f"{gone.name} would be deleted, and it is not clear that this is meant"
-    return judge.complaint(_as_ended(_text(pieces, edit, file), file))
+    return judge.complaint(as_ended(_text(pieces, edit, file), file))
 
 
 def _said(pieces: Sequence[Piece], edit: Snippet, file: File) -> list[str]:
     """Return the answer's lines without empty ones and space at their ends."""
     out: list[str] = []
-    for start, end, line in _parts(pieces, edit, file):
+    for start, end, line in parts(pieces, edit, file):
         if line is None:
             out += file.said[file.upto[start] : file.upto[end]]
         elif line.strip():
@@ -289,12 +289,12 @@ def _said(pieces: Sequence[Piece], edit: Snippet, file: File) -> list[str]:
 def _text(pieces: Sequence[Piece], edit: Snippet, file: File) -> list[str]:
     """Return the lines of the answer."""
     out: list[str] = []
-    for start, end, line in _parts(pieces, edit, file):
+    for start, end, line in parts(pieces, edit, file):
         out += file.raw[start:end] if line is None else [line + file.ending]
     return out
 
 
-def _parts(pieces: Sequence[Piece], edit: Snippet, file: File) -> Iterator[tuple[int, int, str | None]]:
+def parts(pieces: Sequence[Piece], edit: Snippet, file: File) -> Iterator[tuple[int, int, str | None]]:
     """Yield from where to where lines of the file are in the answer, or a new line."""
     shift = shifts(pieces, edit, file.lines)
     for piece in pieces:
@@ -313,7 +313,8 @@ def _parts(pieces: Sequence[Piece], edit: Snippet, file: File) -> Iterator[tuple
         yield 0, 0, line
 
 
-def _as_ended(text: list[str], file: File) -> str:
+def as_ended(text: list[str], file: File) -> str:
+    """Return lines as a text that ends as the file does."""
     for number, line in enumerate(text[:-1]):
         if not line.endswith("\n"):  # the file's last line, which others follow now
             text[number] = line + file.ending

@@ -1,19 +1,28 @@
-"""Decides whether the file that a model gave for an update is believed: nothing invented, leaked, forgotten or lost.
+"""Decides whether the file that a model gave for an update is believed: it must be a reading of the update.
 
-A merged file is made of the lines of two texts. What a model adds to them, or leaves out of the update, nobody asked
-for. What it leaves out of the file must have been deleted or replaced within what the update shows, up to a half of it.
+A reading is what the engine itself looks for: the file's lines and the update's, each in its order, with what is new
+beside the lines that the update shows around it. The model only says which reading is meant. What the engine can tell
+of any reading holds for the model's, too: deletions are bounded, no definition is lost or doubled, indentation is moved
+as a whole. Nothing is invented, leaked, forgotten, or put elsewhere.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise, takewhile
 
-from reflexd.engine.apply.changes import Kept, changed_lines, kept_lines
-from reflexd.engine.apply.checks import FEW, MANY
-from reflexd.engine.apply.merge import BOM
+from reflexd.engine.apply import snippet as snippets
+from reflexd.engine.apply.alignment import Alignment, Piece
+from reflexd.engine.apply.changes import changed_lines, kept_lines
+from reflexd.engine.apply.checks import check_anchors, check_deletions
+from reflexd.engine.apply.definitions import lost
+from reflexd.engine.apply.indentation import placed, restyled
+from reflexd.engine.apply.merge import BOM, MOST_CELLS, File, as_ended, lines_of, parts, read, said
 from reflexd.engine.apply.messages import Done
+from reflexd.engine.apply.original import read_original
 from reflexd.engine.apply.refusal import Refusal
-from reflexd.engine.apply.snippet import is_marker
+from reflexd.engine.apply.snippet import Snippet, is_doubtful, is_marker
 from reflexd.engine.apply.syntax import Judge
 
 MOST_LOST = 0.5
@@ -23,75 +32,108 @@ REASON = "invalid_output"
 def verify(original: str, update: str, output: str) -> Done:
     """Return the model's file with the bytes of the lines that it kept; raises Refusal."""
     bom = BOM if original.startswith(BOM) else ""
-    before = _lines(original.removeprefix(BOM))
-    said = [line.rstrip("\r\n") for line in _lines(output.removeprefix(BOM))]
-    bare = [line.rstrip("\r\n") for line in before]
-    _compare(bare, update.removeprefix(BOM).split("\n"), said)
-    windows = 2 * sum(line.endswith("\r\n") for line in before) > len(before)
-    after = [line + ("\r\n" if windows else "\n") for line in said]
-    kept = kept_lines(bare, said)
-    _bound(bare, said, update.removeprefix(BOM).split("\n"), kept)
-    for start, other, size in kept:
-        after[other : other + size] = before[start : start + size]
-    # The line that ended the file without a line break may stand elsewhere now.
-    after = [line if line.endswith("\n") else line + ("\r\n" if windows else "\n") for line in after]
-    if not original.endswith("\n"):
-        after[-1] = after[-1].rstrip("\r\n")
-    text = bom + "".join(after)
-    if (wrong := Judge(original).complaint(text)) is not None:
+    file = read(original[len(bom) :])
+    given = [line.rstrip() for line in lines_of(output)]
+    edit = _edit(file, update, given)
+    _compare(file, edit, given)
+    if len(edit.lines) * len(given) > MOST_CELLS:
+        raise Refusal("too_large", "The file and the update are too long together to look at a model's answer")
+    kept = {
+        other + row: start + row
+        for start, other, size in kept_lines([line.rstrip() for line in file.lines.lines], given)
+        for row in range(size)
+    }
+    pieces = _reading(edit, given, kept)
+    new = [line for start, end, line in parts(pieces, edit, file) if line is not None]
+    if said(new) != said(line for row, line in enumerate(given) if row not in kept):
+        raise Refusal(REASON, "The model indented lines otherwise than the update does")
+    check_anchors(pieces, edit, file.lines)
+    check_deletions(pieces, edit, file.lines)
+    judge = Judge(file.text)
+    if (gone := lost(judge.definitions, pieces, edit, file.lines)) is not None:
+        raise Refusal(REASON, f"The model left out {gone.name}, and it is not clear that this is meant")
+    text = _written(file, given, kept)
+    if (wrong := judge.complaint(text)) is not None:
         raise Refusal(REASON, f"With the model's answer {wrong[1]}")
-    return Done(text=text, changed=changed_lines(before, _lines(text.removeprefix(BOM))))
+    return Done(text=bom + text, changed=changed_lines(original.split("\n"), (bom + text).split("\n")))
 
 
-def _compare(original: list[str], update: list[str], output: list[str]) -> None:
-    """Raise Refusal where the output does not say what the other two say together."""
-    own, asked = ({line.strip() for line in lines} - {""} for lines in (original, update))
-    markers = {line for line in asked if is_marker(line) and line not in own}
-    given = {line.strip() for line in output} - {""}
-    if not given:
+def _edit(file: File, update: str, given: Sequence[str]) -> Snippet:
+    """Read an update; a comment that may or may not be a marker is none where the model took it for a line."""
+    lines = placed(restyled(lines_of(update), file.lines), file.lines)
+    taken = {line.strip() for line in given if is_doubtful(line)}
+    return snippets.read(lines, file.lines.places.keys() | taken)
+
+
+def _compare(file: File, edit: Snippet, given: Sequence[str]) -> None:
+    """Raise Refusal where a model's lines as a set are not those of the two texts: then it can be said how."""
+    asked = {line.strip() for line, marker in zip(edit.lines, edit.markers, strict=True) if not marker} - {""}
+    own = {line.strip() for line in given} - {""}
+    if not own:
         raise Refusal(REASON, "The model answered with nothing")
-    if given & markers or any(is_marker(line) for line in given - own):
+    foreign = own - file.lines.places.keys() - asked
+    if any(map(is_marker, foreign)):
         raise Refusal(REASON, "The model left a marker for existing code in the file")
-    if given - own - asked:
+    if foreign:
         raise Refusal(REASON, "The model wrote lines that stand neither in the file nor in the update")
-    if asked - markers - given:
+    if asked - own:
         raise Refusal(REASON, "The model left out lines of the update")
-    before = Counter(line.strip() for line in original if line.strip())
-    lost = before - Counter(line.strip() for line in output)
-    if lost.total() > MOST_LOST * before.total():
+    gone = Counter(map(str.strip, file.said)) - Counter(map(str.strip, given))
+    if gone.total() > MOST_LOST * len(file.said):
         raise Refusal(REASON, "The model left out most of the file")
 
 
-def _bound(original: list[str], output: list[str], update: list[str], kept: list[Kept]) -> None:
-    """Raise Refusal where lines are gone for which no others came, and the update does not show both sides of them.
-
-    Of many lines the sides must stand in the file once only, as for the engine (checks.py).
-    """
-    bare = [line.strip() for line in original]
-    count = Counter(bare)
-    parts: list[set[str]] = [set()]
-    for line in map(str.strip, update):
-        if is_marker(line) and line not in count:
-            parts.append(set())
+def _reading(edit: Snippet, given: Sequence[str], kept: dict[int, int]) -> list[Piece]:
+    """Return which lines of a model's file [n] are the file's, `kept`, and which the update's; raises Refusal."""
+    aligned = Alignment(read_original(given), edit).best()
+    rows = {
+        piece.start: piece.line
+        for piece in aligned
+        if piece.line >= 0 and piece.start >= 0 and given[piece.start].strip() == edit.lines[piece.line].strip()
+    }
+    asked = {row for row, line in enumerate(edit.lines) if line.strip() and not edit.markers[row]}
+    if asked - set(rows.values()):
+        raise Refusal(REASON, "The model put lines of the update elsewhere than it does")
+    pieces: list[Piece] = []
+    for place, line in enumerate(given):
+        start = kept.get(place, -1)
+        if place in rows:
+            pieces.append(Piece(start, start + 1 if start >= 0 else -1, rows[place]))
+        elif start >= 0 and pieces and pieces[-1].line < 0 and pieces[-1].end == start:
+            pieces[-1] = Piece(pieces[-1].start, start + 1)
+        elif start >= 0:
+            pieces.append(Piece(start, start + 1))
         elif line:
-            parts[-1].add(line)
-    at = other = 0
-    for start, new, size in [*kept, (len(original), len(output), 0)]:
-        gone = sum(map(bool, bare[at:start]))
-        if gone > sum(bool(line.strip()) for line in output[other:new]):
-            before = next(filter(None, reversed(bare[:at])), "")
-            after = next(filter(None, bare[start:]), "")
-            known = (not before or count[before] == 1) + (not after or count[after] == 1)
-            shown = any(
-                part and (before in part or not (before or number)) and (after in part or not (after or rest))
-                for number, part in enumerate(parts)
-                for rest in [len(parts) - 1 - number]
-            )
-            if not shown or known < (gone >= FEW) + (gone >= MANY):
-                raise Refusal(REASON, "The model left out lines of the file that the update does not delete")
-        at, other = start + size, new + size
+            raise Refusal(REASON, "The model moved lines of the file, or wrote lines of the update twice")
+    _check_places(edit, given, rows, kept)
+    return pieces
 
 
-def _lines(text: str) -> list[str]:
-    lines = text.split("\n")
-    return [line + "\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
+def _check_places(edit: Snippet, given: Sequence[str], rows: dict[int, int], kept: dict[int, int]) -> None:
+    """Raise Refusal where new lines stand beside neither of the lines that the update shows around them."""
+    spoken = [place for place, line in enumerate(given) if line]
+    shown = [row for row, line in enumerate(edit.lines) if line.strip()]
+    next_row = dict(pairwise(shown))
+    new = [place in rows and place not in kept for place in spoken] + [False]
+    # Whether the update shows a line right behind the one before it, as the model does.
+    beside = [False] * (len(spoken) + 1)
+    for number, (one, other) in enumerate(pairwise(spoken), 1):
+        beside[number] = one in rows and other in rows and next_row.get(rows[one]) == rows[other]
+    start = 0
+    while start < len(spoken):
+        end = start + 1
+        while new[start] and new[end] and beside[end]:
+            end += 1
+        if new[start] and not beside[start] and not beside[end]:
+            raise Refusal(REASON, "The model put new lines elsewhere than the update does")
+        start = end
+
+
+def _written(file: File, given: Sequence[str], kept: dict[int, int]) -> str:
+    """Return a model's file with the bytes of the lines that it kept, and the file's own end."""
+    lines = [file.raw[kept[row]] if row in kept else line + file.ending for row, line in enumerate(given)]
+    return as_ended([*_empty(file.raw), *lines, *reversed(_empty(file.raw[::-1]))], file)
+
+
+def _empty(lines: Sequence[str]) -> list[str]:
+    return list(takewhile(lambda line: not line.strip(), lines))
