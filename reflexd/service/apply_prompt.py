@@ -2,11 +2,13 @@
 
 The file ends where `</code>` and `<update>` follow each other. A file about this very format may hold that, too; then
 the place counts at which the tags in the file and those in the update are balanced, if there is one such place only.
+Words before and behind are read over; where they mention the tags, it may not be known where a text begins or ends.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
@@ -95,6 +97,7 @@ def read_prompt(text: str) -> ApplyPrompt:
             f" {EXPECTED}",
             param="messages",
         )
+    _check_ends(text, start, places[0], end)
     return ApplyPrompt(instruction, text[start : places[0].start()], text[places[0].end() : end])
 
 
@@ -119,6 +122,21 @@ def _opening(text: str) -> tuple[str, int]:
     if place < 0 or "<update>" in text[:place] or "</code>" in text[:place]:
         raise InvalidRequest(f"There is no <code> before all other tags. {EXPECTED}", param="messages")
     return "", place + len("<code>")
+
+
+def _check_ends(text: str, start: int, place: re.Match[str], end: int) -> None:
+    """Raise InvalidRequest where words before the file or behind the update may be taken for a part of it."""
+    file = Counter(tag[1] for tag in TAG.finditer(text, start, place.start()) if tag[2] == "code")
+    led = INSTRUCTION.match(text) is None and text[: start - len("<code>")].strip()
+    if led and file[""] > file["/"]:
+        raise InvalidRequest(f"It cannot be known which <code> the file begins behind. {EXPECTED}", param="messages")
+    depth = 1
+    for tag in TAG.finditer(text, place.end(), end):
+        if tag[2] == "update":
+            depth += -1 if tag[1] else 1
+            if depth == 0 and text[tag.end() :].lstrip(" \t")[:1] in NEWLINES:
+                raise InvalidRequest(f"It cannot be known at which </update> it ends. {EXPECTED}", param="messages")
+            depth = max(depth, 1)
 
 
 def _missing(text: str, start: int) -> str:

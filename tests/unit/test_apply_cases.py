@@ -124,3 +124,15 @@ def test_a_new_body_does_not_stand_above_the_old_one() -> None:
     original = f"import os\nimport sys\n\n\ndef get(key):\n{body}\n\ndef put(key):\n    STORE[key] = 1\n"
     with pytest.raises(Refusal, match="more of this block"):
         merge(original, "def get(key):\n    return STORE.get(key)\n")
+
+
+def test_a_longer_version_of_a_line_is_not_put_beside_it() -> None:
+    original = "FROM debian\nCOPY . .\nRUN make\nCMD run\nUSER me\n"
+    with pytest.raises(Refusal, match="stand for one like it"):
+        merge(original, "COPY . .\nRUN make install\n# ... existing code ...\n")
+
+
+def test_a_heading_that_reads_like_a_marker_is_a_line() -> None:
+    original = "# Guide\n\nIt is short.\n\n## Standard imports\n\nUse os.\n\n## Usage\n\nRun it.\n\nAgain.\n"
+    update = "<!-- ... existing text ... -->\n\nUse os.\n\n## Other imports\n\nUse numpy.\n\n## Usage\n\n<!-- ... -->\n"
+    assert merge(original, update).text == original.replace("Use os.\n", "Use os.\n\n## Other imports\n\nUse numpy.\n")

@@ -49,11 +49,18 @@ SAMPLE = "see <code>x</code>\n<update>y</update> there"
         (SAMPLE, SAMPLE),
         (SAMPLE * 3, SAMPLE * 2),
         ("a<code>", "b"),
+        ("a", "b <update>\nx\n</update>\nc"),
     ],
 )
 def test_tags_within_are_told_from_those_around(code: str, update: str) -> None:
     found = read_prompt(f"<code>{code}</code>\n<update>{update}</update>")
     assert (found.code, found.update) == (code, update)
+
+
+def test_words_around_the_tags_are_read_over() -> None:
+    for before, after in (("Please merge this:\n", "\nThank you."), ("Into ", " with <code>, <update> or neither")):
+        found = read_prompt(f"{before}<code>see <code>a</code>.</code>\n<update>b</update>{after}")
+        assert (found.code, found.update) == ("see <code>a</code>.", "b")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +74,10 @@ def test_tags_within_are_told_from_those_around(code: str, update: str) -> None:
         "</code><code>a</code><update>b</update>",
         "<code>a</code><update>b",
         "<instruction>a<code>b</code><update>c</update>",
+        "Change what is in <code>:\n<code>a</code>\n<update>b</update>",
+        "Put <update> into <code>:\n<code>a</code>\n<update>b</update>",
+        "<code>a</code>\n<update>b</update>\nAnswer without <update> and </update>",
+        "<code>a</code>\n<update>b</update>  \r\nNo </update> in it",
     ],
 )
 def test_what_can_be_read_in_two_ways_or_none_is_refused(text: str) -> None:

@@ -29,6 +29,7 @@ VALUES = ("= ", "const ", "let ", "var ", "val ")
 LEAST_KNOWN, LEAST_SHARE = 3, 0.45
 NEAR = 4
 """Lines on both sides of a boundary that are compared with each other."""
+FEW_CHARACTERS = 4
 SHORT, ALIKE, VERSION_ALIKE = 8, 0.75, 0.6
 MOST_GONE = 40
 MOST_COMPARED = 300
@@ -183,7 +184,7 @@ def _neighbours(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
             (pieces[number + 1 : number + 1 + NEAR], _near(kept[-NEAR:][::-1])),
         ):
             for line, text in _new(beside, edit):
-                if any(len(other) >= SHORT and other != text and _alike(text, other) for other in others):
+                if any(other != text and _is_version(text, other) for other in others):
                     raise Refusal("ambiguous", VERSION, line)
 
 
@@ -203,6 +204,14 @@ def _new(pieces: Sequence[Piece], edit: Snippet) -> Iterator[tuple[int, str]]:
             return
         if piece.start < 0 and len(text) >= SHORT:
             yield piece.line, text
+
+
+def _is_version(text: str, other: str) -> bool:
+    """Whether one of two lines may be written for the other: they are alike, or one goes on where the other ends."""
+    if len(text) >= SHORT <= len(other) and _alike(text, other):
+        return True
+    short, long = sorted((text, other), key=len)
+    return long.startswith(short) and sum(map(str.isalnum, short)) >= FEW_CHARACTERS
 
 
 def _alike(one: str, other: str, least: float = ALIKE) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 from tree_sitter import Language, Node, Query, QueryCursor, Tree
 
-from reflexd.engine.apply.alignment import Piece
+from reflexd.engine.apply.alignment import WORD, Piece
 from reflexd.engine.apply.original import Original
 from reflexd.engine.apply.snippet import Snippet, indent, name_of
 
@@ -198,7 +198,7 @@ def _shown(pieces: Iterable[Piece], file: Original) -> bool:
             return False
         if piece.start >= 0:
             begun = True
-            if file.weights[piece.start] == 1:
+            if file.weights[piece.start] >= WORD:
                 return True
         elif begun:
             return False

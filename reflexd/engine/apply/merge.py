@@ -103,7 +103,9 @@ def _merged(file: File, lines: Sequence[str]) -> Reading:
         _answered(file, snippets.read(lines, known, doubtful=False))
     except Refusal:
         return left_out
-    message = "This comment may stand for code that is left out, or be a new one: begin it with dots, or end it without"
+    message = (
+        "This comment may stand for code that is left out, or be a new one: begin a marker with dots, or reword it"
+    )
     raise Refusal("ambiguous", message, doubtful[0])
 
 

@@ -29,6 +29,10 @@ WITHOUT_DOTS = re.compile(
     r"(?:code|file)\s+(?:remains?|stays?)\s+(?:the\s+same|unchanged))\W*",
     re.IGNORECASE,
 )
+SURELY = re.compile(
+    r"\b(?:existing|unchanged|same|here|no\s+changes?|rest|remain(?:s|der|ing)?\b.*\b(?:code|file))\b", re.IGNORECASE
+)
+"""What a marker without dots says that is no heading."""
 ABOUT_THE_FILE = re.compile(
     r"^(?:(?:all|the|and|keep|with)\s+)*(?:rest|remainder|remaining|existing|other|others|previous|unchanged|same|omitted|"
     r"snip)\b|\b(?:unchanged|omitted|elided|as before|the same|existing code|as is)$",
@@ -144,13 +148,18 @@ def opens(line: str) -> bool:
 
 
 def is_doubtful(line: str) -> bool:
-    """Whether a marker may as well be a comment on the code: a sentence that ends in dots and is not about the file."""
+    """Whether a marker may as well be a comment on the code.
+
+    That is a sentence that ends in dots and is not about the file, and a heading without dots such as "Other imports".
+    """
     text = line.strip()
     opened = OPENING.match(text)
     inner = CLOSING.sub("", text[opened.end() :] if opened else text).strip()
     if opened is None or DOTS.match(inner) or inner.startswith("("):
         return False
-    return DOTS.search(inner) is not None and ABOUT_THE_FILE.search(DOTS.sub(" ", inner).strip()) is None
+    if DOTS.search(inner) is None:
+        return SURELY.search(inner) is None
+    return ABOUT_THE_FILE.search(DOTS.sub(" ", inner).strip()) is None
 
 
 def indent(line: str) -> int:
