@@ -136,3 +136,33 @@ def test_a_heading_that_reads_like_a_marker_is_a_line() -> None:
     original = "# Guide\n\nIt is short.\n\n## Standard imports\n\nUse os.\n\n## Usage\n\nRun it.\n\nAgain.\n"
     update = "<!-- ... existing text ... -->\n\nUse os.\n\n## Other imports\n\nUse numpy.\n\n## Usage\n\n<!-- ... -->\n"
     assert merge(original, update).text == original.replace("Use os.\n", "Use os.\n\n## Other imports\n\nUse numpy.\n")
+
+
+CODE = "import os\n\n\ndef first(a):\n    return a\n\n\ndef second(b):\n    return b\n\n\ndef third(c):\n    return c\n"
+
+
+@pytest.mark.parametrize(
+    ("update", "reason", "line", "candidates"),
+    [
+        ("# ...\ndef first(a):\n    return (a\n\n\ndef second(b):\n# ...\n", "invalid_result", 2, [4]),
+        ("# ...\ndef first(a):\n    return a +\n\n\ndef second(b):\n# ...\n", "invalid_result", 2, []),
+        (
+            "# ...\ndef first(a):\n    return a\n\n\ndef third(x):\n    return x\n\n\ndef second(b):\n# ...\n",
+            "doubled_definition",
+            5,
+            [11],
+        ),
+        ("# ...\ndef first(a):\n    return a\n\n\n}\ndef third(c):\n    return 3\n", "invalid_result", 5, [7]),
+    ],
+)
+def test_a_refusal_names_the_lines_in_doubt(update: str, reason: str, line: int | None, candidates: list[int]) -> None:
+    with pytest.raises(Refusal) as told:
+        merge(CODE, update)
+    assert (told.value.reason, told.value.line, told.value.candidates) == (reason, line, candidates)
+
+
+def test_a_definition_that_would_be_lost_is_named_with_its_line() -> None:
+    original = "module.exports = {\n  root: true,\n  limits: {\n    size: 20\n  },\n  folder: 'out'\n}\n"
+    with pytest.raises(Refusal, match="folder") as told:
+        merge(original, "// ... existing code ...\n    size: 20\n  }\n}\n")
+    assert (told.value.reason, told.value.line, told.value.candidates) == ("lost_definition", 3, [5])

@@ -15,7 +15,7 @@ from reflexd.engine.apply import snippet as snippets
 from reflexd.engine.apply.alignment import Alignment, Boundary, Piece
 from reflexd.engine.apply.changes import changed_lines, kept_lines
 from reflexd.engine.apply.checks import AT_END, EMPTY_MARKER, FEW, check, check_anchors
-from reflexd.engine.apply.definitions import lost
+from reflexd.engine.apply.complaints import BY, complaint
 from reflexd.engine.apply.indentation import placed, restyled, shifts
 from reflexd.engine.apply.leaks import check_leaks
 from reflexd.engine.apply.original import Original, read_original
@@ -127,9 +127,10 @@ def _explained(file: File, edit: Snippet) -> Reading:
     if whole:
         lines = _rewritten(file, edit)
         text = as_ended(lines, file)
-        _check_rewritten(file, lines)
+        _check_rewritten(file, lines, len(edit.lines))
         if (told := Judge(file.text).complaint(text)) is not None:
-            raise _refused(told)
+            row = min(max(told.lines[0] - _empty_before(file), 0), len(edit.lines) - 1) if told.lines else None
+            raise Refusal(told.reason, f"{BY} {told.what}", row)
         return text, 1.0
     if len(file.lines.lines) * len(edit.lines) > MOST_CELLS:
         raise Refusal("too_large", "The file and the update are too long together: send a shorter part of the file")
@@ -142,18 +143,20 @@ def _explained(file: File, edit: Snippet) -> Reading:
     return as_ended(lines, file), confidence
 
 
-def _check_rewritten(file: File, lines: Sequence[str]) -> None:
+def _check_rewritten(file: File, lines: Sequence[str], edited: int) -> None:
     """Raise Refusal where a whole file has lost its first or last lines for nothing: it may have been cut short."""
-    before, after = (list(filter(None, map(str.strip, each))) for each in (file.lines.lines, lines))
+    spoken = [place for place, line in enumerate(file.lines.stripped) if line]
+    before, after = [file.lines.stripped[place] for place in spoken], list(filter(None, map(str.strip, lines)))
     kept = kept_lines(before, after) or [(0, 0, 0)]
     (start, first, _), (last, end, size) = kept[0], kept[-1]
-    for gone, come in ((start, first), (len(before) - last - size, len(after) - end - size)):
+    left = len(before) - last - size
+    for gone, come, row, place in ((start, first, 0, 0), (left, len(after) - end - size, edited - 1, last + size)):
         if gone >= FEW and not come:
-            raise Refusal("ambiguous", AT_END)
+            raise Refusal("ambiguous", AT_END, row, [spoken[place]])
 
 
-def _refused(told: tuple[str, str]) -> Refusal:
-    return Refusal(told[0], f"With this update {told[1]}")
+def _empty_before(file: File) -> int:
+    return next((place for place, line in enumerate(file.lines.stripped) if line), 0)
 
 
 def _chosen(file: File, edit: Snippet) -> tuple[list[Piece], float]:
@@ -169,7 +172,8 @@ def _chosen(file: File, edit: Snippet) -> tuple[list[Piece], float]:
     seen: set[tuple[Piece, ...]] = set()
     texts: list[list[str]] = []
     chosen: tuple[list[Piece], float] | None = None
-    told, nearest = None, MARGIN
+    told: Refusal | None = None
+    nearest = MARGIN
     boundaries = sorted(alignment.boundaries(2 * MARGIN), key=lambda one: one.cost)
     for boundary in (start, *boundaries[:MOST_TRACED]):
         if boundary.cost > (chosen[1] if chosen else alignment.cost) + MARGIN:
@@ -183,25 +187,25 @@ def _chosen(file: File, edit: Snippet) -> tuple[list[Piece], float]:
             if chosen and text == texts[-1]:
                 nearest = min(nearest, boundary.cost - chosen[1])
             continue
-        complaint = None
+        wrong = None
         if len(texts) == MOST_JUDGED and chosen is None:
             break
         if len(texts) < MOST_JUDGED and (chosen is None or boundary.cost <= chosen[1] + TIE):
-            complaint = _complaint(pieces, edit, file, judge)
-        if complaint is None and chosen is not None:
+            wrong = complaint(judge, as_ended(_text(pieces, edit, file), file), pieces, edit, file.lines)
+        if wrong is None and chosen is not None:
             places = [alignment.place_of(chosen[0], boundary), boundary.place]
             line = min(boundary.row, len(edit.lines) - 1)
             raise Refusal(
                 "ambiguous", "The update fits the file in more than one way: show more around it", line, places
             )
-        if complaint is None:
+        if wrong is None:
             chosen = pieces, boundary.cost
             texts.append(text)
         else:
-            told = told or complaint
+            told = told or wrong
             texts.insert(0, text)
     if chosen is None:
-        raise _refused(told or ("ambiguous", "nothing fits"))
+        raise told or Refusal("ambiguous", f"{BY} nothing fits")
     return chosen[0], round(0.5 + 0.5 * max(0.0, nearest) / MARGIN, 2)
 
 
@@ -267,14 +271,6 @@ def _rewritten(file: File, edit: Snippet) -> list[str]:
         last += 1
     new = [line + file.ending for line in after[same : len(after) - last]]
     return file.raw[: begin + same] + new + file.raw[end - last :]
-
-
-def _complaint(pieces: Sequence[Piece], edit: Snippet, file: File, judge: Judge) -> tuple[str, str] | None:
-    """Return a reason and what is wrong with an answer; None for nothing."""
-    gone = lost(judge.definitions, pieces, edit, file.lines)
-    if gone is not None:
-        return "lost_definition", f"{gone.name} would be deleted, and it is not clear that this is meant"
-    return judge.complaint(as_ended(_text(pieces, edit, file), file))
 
 
 def _said(pieces: Sequence[Piece], edit: Snippet, file: File) -> list[str]:

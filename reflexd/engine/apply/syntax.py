@@ -11,6 +11,7 @@ import importlib
 import re
 from collections import Counter
 
+from msgspec import Struct
 from tree_sitter import Language, Parser, Tree
 
 from reflexd.engine.apply.definitions import definitions, doubled
@@ -100,10 +101,29 @@ def _parse(text: str, language: str) -> Tree:
     return _parser(language).parse(text.encode("utf-8", "surrogatepass"))
 
 
+def _first_error(tree: Tree) -> int:
+    """Return the line, from 0, of the first thing that a grammar does not understand or misses."""
+    node = tree.root_node
+    while not (node.is_error or node.is_missing):
+        broken = next((child for child in node.children if child.has_error or child.is_missing), None)
+        if broken is None:
+            break
+        node = broken
+    return node.start_point[0]
+
+
 def brackets(text: str) -> dict[str, int]:
     """Return how many more of each bracket are opened than closed; strings and comments count, too."""
     counts = Counter(text)
     return {opened: counts[opened] - counts[closed] for opened, closed in PAIRS.items()}
+
+
+class Complaint(Struct, frozen=True):
+    """A reason and what is wrong with a new file that was not wrong with the old one; on which of its lines, from 0."""
+
+    reason: str
+    what: str
+    lines: list[int]
 
 
 class Judge:
@@ -115,12 +135,12 @@ class Judge:
         self.definitions = definitions(original, self._language, tree)
         self._doubled = doubled(self.definitions)
 
-    def complaint(self, merged: str) -> tuple[str, str] | None:
-        """Return a reason and what is wrong with the new file that was not wrong with the old one; None for nothing."""
+    def complaint(self, merged: str) -> Complaint | None:
+        """Return what is wrong with the new file that was not wrong with the old one; None for nothing."""
         after = brackets(merged)
         for opened, closed in PAIRS.items():
             if self._brackets[opened] == 0 and after[opened] != 0:
-                return "invalid_result", f"the brackets {opened} and {closed} would not balance any more"
+                return Complaint("invalid_result", f"the brackets {opened} and {closed} would not balance any more", [])
         language, tree = self._language, None
         for language in (self._language, *_MORE.get(self._language, ())) if self._language else ():
             tree = _parse(merged, language)
@@ -128,8 +148,11 @@ class Judge:
                 break
         else:
             if tree is not None:
-                return "invalid_result", f"the file would not be valid {self._language} any more"
-        for header, name in doubled(definitions(merged, language, tree)).items():
+                what = f"the file would not be valid {self._language} any more"
+                return Complaint("invalid_result", what, [_first_error(tree)])
+        found = definitions(merged, language, tree)
+        for header, name in doubled(found).items():
             if header not in self._doubled:
-                return "doubled_definition", f"{name} would be defined twice"
+                lines = [one.line for one in found if one.header == header]
+                return Complaint("doubled_definition", f"{name} would be defined twice", lines)
         return None

@@ -54,7 +54,7 @@ def verify(original: str, update: str, output: str) -> Done:
         raise Refusal(REASON, f"The model left out {gone.name}, and it is not clear that this is meant")
     text = _written(file, given, kept)
     if (wrong := judge.complaint(text)) is not None:
-        raise Refusal(REASON, f"With the model's answer {wrong[1]}")
+        raise Refusal(REASON, f"With the model's answer {wrong.what}")
     return Done(text=bom + text, changed=changed_lines(original.split("\n"), (bom + text).split("\n")))
 
 

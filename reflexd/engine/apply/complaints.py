@@ -1,0 +1,59 @@
+"""Decides what is told of an answer that is not sound: what is wrong, and at which line of the edit and of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from reflexd.engine.apply.alignment import Piece
+from reflexd.engine.apply.definitions import lost
+from reflexd.engine.apply.original import Original
+from reflexd.engine.apply.refusal import Refusal
+from reflexd.engine.apply.snippet import Snippet
+from reflexd.engine.apply.syntax import Judge, brackets
+
+BY = "With this update"
+
+
+def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, file: Original) -> Refusal | None:
+    """Return why an answer, `text`, that is made of such pieces is not sound; None where it is."""
+    gone = lost(judge.definitions, pieces, edit, file)
+    if gone is not None:
+        told = f"{BY} {gone.name} would be deleted, and it is not clear that this is meant"
+        row = next((piece.line for piece in pieces if piece.line >= 0 and piece.start > gone.line), len(edit.lines) - 1)
+        return Refusal("lost_definition", told, row, [gone.line])
+    wrong = judge.complaint(text)
+    if wrong is None:
+        return None
+    origins = list(_origins(pieces))
+    found = [origins[line] for line in wrong.lines if line < len(origins)]
+    own = [row for row, place in found if place < 0] or [row for row, _ in found if row >= 0]
+    places = [place for _, place in found if place >= 0]
+    if not own:
+        own, places = _unbalanced(pieces, edit, file)
+    return Refusal(wrong.reason, f"{BY} {wrong.what}", own[0] if own else None, places)
+
+
+def _unbalanced(pieces: Sequence[Piece], edit: Snippet, file: Original) -> tuple[list[int], list[int]]:
+    """Return the edit's line that begins the first change that opens or closes more than it replaces, and where."""
+    at, new = 0, list[int]()
+    for piece in [*pieces, Piece(len(file.lines), len(file.lines))]:
+        if piece.start < 0:
+            new.append(piece.line)
+            continue
+        changed = piece.line >= 0 and file.stripped[piece.start] != edit.lines[piece.line].strip()
+        come = [edit.lines[row] for row in new] + ([edit.lines[piece.line]] if changed else [])
+        gone = file.lines[at : piece.end if changed else piece.start]
+        if brackets("\n".join(come)) != brackets("\n".join(gone)):
+            rows = [*new, *([piece.line] if piece.line >= 0 else [])]
+            return rows[:1] or [max((one.line for one in pieces if 0 <= one.start < at), default=0)], [at]
+        at, new = piece.end, []
+    return [], []
+
+
+def _origins(pieces: Sequence[Piece]) -> Iterator[tuple[int, int]]:
+    """Yield for each line of an answer the edit's line that it is or that comes before it, and the file's; or -1."""
+    row = -1
+    for piece in pieces:
+        row = max(row, piece.line)
+        for place in range(piece.start, piece.end) if piece.start >= 0 else (-1,):
+            yield row, place
