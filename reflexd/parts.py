@@ -92,13 +92,13 @@ class Parts:
 
     def chat(self, pool: Pool, direct: Direct, llm: Keeper | External) -> ChatService:
         """Return the service of chat completions; raises StartupError for a server that cannot or may not be asked."""
-        given, model = self._config.apply, None
+        given, model, lease = self._config.apply, None, partial(llm.lease, brief=True)
         if given.url:
             check_server("apply", given.url, given.model, self._config.network)
             model = ApplyModel(direct, server_of(given), "chat/completions")
         elif given.use_llm:
-            model = ApplyModel(direct, llm.lease, "completions")
-        language_model = LanguageModel(direct, llm.lease, self.llm_missing)
+            model = ApplyModel(direct, lease, "completions")
+        language_model = LanguageModel(direct, lease, self.llm_missing)
         return ChatService(ApplyService(pool, given, model), language_model, given)
 
     def predictions(self, store: Store) -> PredictionService:

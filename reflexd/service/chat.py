@@ -6,10 +6,12 @@ write somebody's file.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -50,6 +52,8 @@ PIECE_CHARS = 16_384
 MOST_OF_A_BODY = 13
 """A character of one byte is six in JSON at most; with as much for the update and some more a body has no need to be
 longer than so many times the largest file."""
+LEASE_SECONDS = 300.0
+"""A caller waits so long for the language model to be there; one may take minutes to start."""
 PASSED_ON = ("temperature", "top_p", "max_tokens", "stop", "seed")
 
 
@@ -136,11 +140,18 @@ class ChatService:
         if asked.max_completion_tokens is not None:
             given["max_tokens"] = asked.max_completion_tokens
         try:
-            async with self._llm.lease() as access:
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout(LEASE_SECONDS):
+                    access = await stack.enter_async_context(self._llm.lease())
                 answer = await self._llm.direct.post(access, "chat/completions", {"messages": messages, **given})
                 model = access.model
             found = msgspec.convert(answer, _Answer)
             first = found.choices[0]
+        except TimeoutError as error:
+            told = (
+                f"The language model could not be had within {LEASE_SECONDS:g} seconds: it starts, or training has its"
+            )
+            raise Unavailable(f"{told} device. Try again later") from error
         except LLMFailed as failure:
             raise Unavailable(failure.message) from failure
         except NoAnswer as error:

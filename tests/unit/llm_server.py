@@ -1,7 +1,7 @@
 """Decides what a fake of a language model's server does in tests of its keeper: it breaks on command.
 
 `python llm_server.py PORT FOLDER`. The files in FOLDER say how it misbehaves: `broken` ends it at once with a word,
-`deaf` lets /health hang. It writes its pid and its child's to FOLDER/pids.
+`deaf` lets /health hang, `slow` lets it start for seconds. It writes its pid and its child's to FOLDER/pids.
 """
 
 from __future__ import annotations
@@ -49,4 +49,6 @@ if __name__ == "__main__":
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     with (FOLDER / "pids").open("a") as file:
         file.write(f"{os.getpid()} {child.pid}\n")
+    if (FOLDER / "slow").exists():
+        time.sleep(4)
     ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()

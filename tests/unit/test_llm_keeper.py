@@ -168,6 +168,82 @@ async def test_it_makes_room_for_training_as_soon_as_nobody_needs_it(make: Make,
     device.release()
 
 
+async def test_answers_that_overlap_make_room_for_training(make: Make) -> None:
+    device = Device(exclusive=True)
+    keeper = make(device)
+    told: list[str] = []
+
+    async def answer(name: str, hold: asyncio.Event) -> None:
+        async with keeper.lease(brief=True):
+            told.append(name)
+            await hold.wait()
+
+    first, second = asyncio.Event(), asyncio.Event()
+    one = asyncio.create_task(answer("one", first))
+    await until(lambda: told == ["one"])
+    training = asyncio.create_task(device.acquire("training"))
+    await asyncio.sleep(0.1)
+    two = asyncio.create_task(answer("two", second))
+    await asyncio.sleep(0.3)
+    assert told == ["one"], "the second waits for the training that came before it"
+    first.set()
+    await asyncio.wait_for(training, 20)
+    await asyncio.sleep(0.3)
+    assert told == ["one"]
+    device.release()
+    await until(lambda: told == ["one", "two"])
+    second.set()
+    await asyncio.gather(one, two)
+
+
+async def test_an_answer_beside_a_job_does_not_wait_for_training(make: Make) -> None:
+    device = Device(exclusive=True)
+    keeper = make(device)
+    async with keeper.lease():
+        training = asyncio.create_task(device.acquire("training"))
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5), keeper.lease(brief=True):
+            assert not training.done()
+    await asyncio.wait_for(training, 20)
+    device.release()
+
+
+async def test_a_start_goes_on_when_whoever_asked_for_it_has_gone(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    keeper = make()
+    for _ in range(3):
+        await ask_and_go(keeper, tmp_path)
+    async with keeper.lease(brief=True) as access:
+        assert await ask(access) == pids(tmp_path)[0][0]
+    assert len(pids(tmp_path)) == 1
+
+
+async def test_a_start_that_nobody_waits_for_is_ended_by_a_stop(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    device = Device(exclusive=True)
+    keeper = make(device)
+    await ask_and_go(keeper, tmp_path)
+    await keeper.stop()
+    assert not is_alive(pids(tmp_path)[0][0])
+    assert await state(keeper) == "stopped"
+    await asyncio.wait_for(device.acquire("training"), 5)
+    device.release()
+
+
+async def ask_and_go(keeper: Keeper, folder: Path) -> None:
+    """Ask for the LLM, and be gone while its process starts."""
+
+    async def hold() -> None:
+        async with keeper.lease(brief=True):
+            raise AssertionError("it takes longer to start")
+
+    asked = asyncio.create_task(hold())
+    await until(lambda: bool(pids(folder)))
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    assert asked.cancelled()
+
+
 def test_it_never_outlives_the_daemon(tmp_path: Path) -> None:
     """Neither the server nor what it started, when the process that keeps it is killed."""
     code = (

@@ -25,7 +25,7 @@ class External:
         self._options = options
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[LLMAccess]:
+    async def lease(self, *, brief: bool = False) -> AsyncIterator[LLMAccess]:  # noqa: ARG002 - as Keeper's
         """Give the access; whether the server answers is found out by asking it."""
         options = self._options
         yield LLMAccess(

@@ -54,7 +54,9 @@ class Keeper:
         self._log_file = log_file
         self._device = device
         self._turn = asyncio.Lock()
-        self._leases = 0
+        self._leases = self._jobs = self._held = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self._state: State = "stopped"
         self._why: str | None = None
         self._model: Model | None = None
@@ -67,13 +69,19 @@ class Keeper:
         self._restarts = 0
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[LLMAccess]:
-        """Hold the LLM up, and start it where it does not run; raises LLMFailed where it cannot be started."""
+    async def lease(self, *, brief: bool = False) -> AsyncIterator[LLMAccess]:
+        """Hold the LLM up, and start it where it does not run; raises LLMFailed where it cannot be started.
+
+        `brief`: for an answer and not for a job, which may have it as long as it lasts.
+        """
         self._leases += 1
+        held = False
         try:
             async with self._turn:
-                if not (self._leases > 1 or self._device_is_free()):
-                    await self._end()  # training has waited for the device longer
+                if not (self._jobs or self._device_is_free()):
+                    # Training has waited longer: answers that overlap would keep it waiting for ever.
+                    await self._quiet.wait()
+                    await self._end()
                 await self._ensured()
                 assert self._model is not None
                 assert self._launch is not None
@@ -87,10 +95,19 @@ class Keeper:
                     answer_seconds=self._options.answer_seconds,
                     patience_seconds=TRIES * self._options.start_seconds,
                 )
+                held = True
+                self._count(1, brief)
             yield access
         finally:
+            if held:
+                self._count(-1, brief)
             self._leases -= 1
             self._used_at = time.monotonic()
+
+    def _count(self, change: int, brief: bool) -> None:
+        self._held += change
+        self._jobs += 0 if brief else change
+        self._quiet.clear() if self._held else self._quiet.set()
 
     async def start(self) -> None:
         """Start it, and leave it to its idle time; raises LanguageModelRefused."""
@@ -136,16 +153,23 @@ class Keeper:
         """Start it where it does not run; raises LLMFailed, also where the daemon stops meanwhile."""
         if self._watching is not None and not self._watching.done():
             return
-        self._starting = asyncio.create_task(self._start())
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self._start())
+            self._starting.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             await asyncio.shield(self._starting)
         except asyncio.CancelledError:
             if self._starting.cancelled():
                 raise LLMFailed("the daemon stops") from None
-            self._starting.cancel()  # whoever asked for it is gone
-            await asyncio.gather(self._starting, return_exceptions=True)
+            # Whoever asked for it is gone. What has begun goes on, for one who asks again would wait as long.
+            if self._process is None:
+                await self._give_up_start()
             raise
-        finally:
+
+    async def _give_up_start(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
             self._starting = None
 
     async def _start(self) -> None:
@@ -281,6 +305,7 @@ class Keeper:
         return lines[-1].strip()[:300] if lines else "it left no word"
 
     async def _end(self) -> None:
+        await self._give_up_start()
         if self._watching is not None:
             watching, self._watching = self._watching, None
             if not watching.done():

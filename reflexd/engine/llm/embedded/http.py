@@ -82,15 +82,17 @@ class Application:
 
     async def _chat(self, engine: Engine, body: bytes, receive: Receive) -> dict[str, Any]:
         messages, wish = read_chat(body, self._name)
-        prompt = engine.prompt_of(messages)
+        # A prompt of megabytes takes seconds to be read; everybody else is answered meanwhile.
+        prompt = await asyncio.to_thread(engine.prompt_of, messages)
         if not wish.max_tokens:
-            wish = msgspec.structs.replace(wish, max_tokens=engine.room_after(prompt))
+            wish = msgspec.structs.replace(wish, max_tokens=await asyncio.to_thread(engine.room_after, prompt))
         (done,) = await self._done(engine, [prompt], wish, receive)
         return chat_response(self._name, done)
 
     async def _done(self, engine: Engine, prompts: list[str], wish: Wish, receive: Receive) -> list[Completion]:
         """Return what becomes of the prompts; raises Gone."""
-        answers = asyncio.gather(*map(asyncio.wrap_future, engine.submit(prompts, wish)))
+        rows = await asyncio.to_thread(engine.submit, prompts, wish)
+        answers = asyncio.gather(*map(asyncio.wrap_future, rows))
         hung_up = asyncio.ensure_future(_hung_up(receive))
         try:
             await asyncio.wait((answers, hung_up), return_when=asyncio.FIRST_COMPLETED)
