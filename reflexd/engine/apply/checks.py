@@ -175,6 +175,7 @@ def _beside_markers(pieces: Sequence[Piece], edit: Snippet, file: Original) -> N
 
 def _neighbours(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
     """A new line beside lines that are kept must not be another version of one of these."""
+    new = {piece.line for piece in pieces if piece.line >= 0 and piece.start < 0}
     for number, piece in enumerate(pieces):
         if piece.line >= 0:
             continue
@@ -184,7 +185,7 @@ def _neighbours(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
             (pieces[number + 1 : number + 1 + NEAR], _near(kept[-NEAR:][::-1])),
         ):
             for line, text in _new(beside, edit):
-                if any(other != text and _is_version(text, other) for other in others):
+                if edit.header(line) not in new and any(other != text and _is_version(text, other) for other in others):
                     raise Refusal("ambiguous", VERSION, line)
 
 

@@ -8,10 +8,12 @@ from reflexd.engine.apply.alignment import Piece
 from reflexd.engine.apply.definitions import lost
 from reflexd.engine.apply.original import Original
 from reflexd.engine.apply.refusal import Refusal
+from reflexd.engine.apply.scopes import strayed
 from reflexd.engine.apply.snippet import Snippet
 from reflexd.engine.apply.syntax import Judge, brackets
 
 BY = "With this update"
+STRAYED = "This line would be taken from the block that it is in: show that block's first line, or more around this one"
 
 
 def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, file: Original) -> Refusal | None:
@@ -21,10 +23,16 @@ def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, f
         told = f"{BY} {gone.name} would be deleted, and it is not clear that this is meant"
         row = next((piece.line for piece in pieces if piece.line >= 0 and piece.start > gone.line), len(edit.lines) - 1)
         return Refusal("lost_definition", told, row, [gone.line])
+    origins = list(_origins(pieces))
+    lines = text.split("\n")[: len(origins)]
+    unseen = [piece.line < 0 for piece in pieces for _ in range(max(1, piece.end - piece.start))]
+    stray = strayed(lines, [place for _, place in origins], unseen, file, judge.flat)
+    if stray is not None:
+        row, place = origins[stray]
+        return Refusal("ambiguous", STRAYED, max(row, 0), [place])
     wrong = judge.complaint(text)
     if wrong is None:
         return None
-    origins = list(_origins(pieces))
     found = [origins[line] for line in wrong.lines if line < len(origins)]
     own = [row for row, place in found if place < 0] or [row for row, _ in found if row >= 0]
     places = [place for _, place in found if place >= 0]

@@ -15,7 +15,7 @@ from reflexd.engine.apply import snippet as snippets
 from reflexd.engine.apply.alignment import Alignment, Boundary, Piece
 from reflexd.engine.apply.changes import changed_lines, kept_lines
 from reflexd.engine.apply.checks import AT_END, EMPTY_MARKER, FEW, check, check_anchors
-from reflexd.engine.apply.complaints import BY, complaint
+from reflexd.engine.apply.complaints import BY, STRAYED, complaint
 from reflexd.engine.apply.indentation import placed, restyled, shifts
 from reflexd.engine.apply.leaks import check_leaks
 from reflexd.engine.apply.original import Original, read_original
@@ -25,9 +25,11 @@ from reflexd.engine.apply.syntax import Judge
 
 MARGIN = 0.6
 """An explanation that costs at most so much more than the best one is about as good."""
+FURTHEST = 6.0
+"""What cannot be, however cheap, makes room for an explanation that costs so much more at most."""
 MOST_TRACED = 64
 """Other explanations that are looked at, the cheapest first."""
-MOST_JUDGED = 6
+MOST_JUDGED = 12
 """Different answers of which it is looked at whether they are sound."""
 MOST_CELLS = 8_000_000
 """Lines of the file times lines of the edit: each takes 48 bytes."""
@@ -173,10 +175,10 @@ def _chosen(file: File, edit: Snippet) -> tuple[list[Piece], float]:
     texts: list[list[str]] = []
     chosen: tuple[list[Piece], float] | None = None
     told: Refusal | None = None
-    nearest = MARGIN
-    boundaries = sorted(alignment.boundaries(2 * MARGIN), key=lambda one: one.cost)
+    nearest, may_go = MARGIN, _deleted(best, file)
+    boundaries = sorted(alignment.boundaries(FURTHEST), key=lambda one: one.cost)
     for boundary in (start, *boundaries[:MOST_TRACED]):
-        if boundary.cost > (chosen[1] if chosen else alignment.cost) + MARGIN:
+        if boundary.cost > (chosen[1] + MARGIN if chosen else alignment.cost + FURTHEST):
             break
         pieces = best if boundary is start else alignment.through(boundary)
         if tuple(pieces) in seen:
@@ -190,8 +192,14 @@ def _chosen(file: File, edit: Snippet) -> tuple[list[Piece], float]:
         wrong = None
         if len(texts) == MOST_JUDGED and chosen is None:
             break
-        if len(texts) < MOST_JUDGED and (chosen is None or boundary.cost <= chosen[1] + TIE):
+        gone = _deleted(pieces, file)
+        near = chosen is None or boundary.cost <= chosen[1] + TIE
+        if len(texts) < MOST_JUDGED and (near or _deleted(chosen[0], file) <= gone):
             wrong = complaint(judge, as_ended(_text(pieces, edit, file), file), pieces, edit, file.lines)
+            if boundary.cost > alignment.cost + TIE and not gone <= may_go:
+                wrong = wrong or told
+            if not near and wrong is not None and wrong.message != STRAYED and _deleted(chosen[0], file):
+                wrong = None
         if wrong is None and chosen is not None:
             places = [alignment.place_of(chosen[0], boundary), boundary.place]
             line = min(boundary.row, len(edit.lines) - 1)
@@ -207,6 +215,14 @@ def _chosen(file: File, edit: Snippet) -> tuple[list[Piece], float]:
     if chosen is None:
         raise told or Refusal("ambiguous", f"{BY} nothing fits")
     return chosen[0], round(0.5 + 0.5 * max(0.0, nearest) / MARGIN, 2)
+
+
+def _deleted(pieces: Sequence[Piece], file: File) -> set[int]:
+    """Return which lines of the file that say something an explanation has not."""
+    return set(range(len(file.raw))).difference(
+        *(range(piece.start, piece.end) for piece in pieces if piece.start >= 0),
+        (place for place, line in enumerate(file.lines.stripped) if not line),
+    )
 
 
 def read(text: str) -> File:

@@ -80,6 +80,15 @@ class Snippet(Struct, frozen=True):
             start -= 1
         return max(own, min(indent for indent in self.indents[start:row] if indent >= 0))
 
+    def header(self, row: int) -> int:
+        """Return the nearest line before one, up to a marker, that is indented less; -1 for none."""
+        for place in range(row - 1, -1, -1):
+            if self.markers[place]:
+                break
+            if 0 <= self.indents[place] < self.indents[row]:
+                return place
+        return -1
+
 
 def read(update: Sequence[str], original: Collection[str], *, doubtful: bool = True) -> Snippet:
     """Tell an edit's markers from its other lines; `original` holds the file's lines without space around them.

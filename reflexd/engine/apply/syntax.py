@@ -132,6 +132,7 @@ class Judge:
     def __init__(self, original: str) -> None:
         self._brackets = brackets(original)
         self._language, tree = recognise(original)
+        self.flat = not self._language
         self.definitions = definitions(original, self._language, tree)
         self._doubled = doubled(self.definitions)
 

@@ -1,0 +1,57 @@
+"""Decides whether lines of a file stay under the line that they belong to: a header, by indentation, or a section.
+
+A new function that ends as the one above it does can be explained as one whose first lines are new and whose last ones
+are the other's. Then the other has lost them, and nobody meant that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from reflexd.engine.apply.original import Original
+from reflexd.engine.apply.snippet import OPENING, indent
+
+SECTION = re.compile(r"^\s{0,3}(?:(#{2,6})\s+\S|\[{1,2}[^\[\],=]+\]{1,2}\s*$)")
+"""A heading of Markdown, or a section of TOML and INI: where no grammar says otherwise, what follows belongs to it."""
+TOP, NEW = -1, -2
+
+
+def strayed(
+    lines: Sequence[str], places: Sequence[int], kept: Sequence[bool], file: Original, flat: bool
+) -> int | None:
+    """Return the first line of an answer that has come under another line than it was under, which is still there.
+
+    `places` tells which line of the file each is, -1 for a new one, and `kept` which of them the edit does not show.
+    `flat`: what follows a section's line belongs to it. A line that is indented anew has been moved on purpose.
+    """
+    before = parents(file.lines, flat)
+    unseen = {place for place, one in zip(places, kept, strict=True) if one}
+    for number, above in enumerate(parents(lines, flat)):
+        place = places[number]
+        if place < 0 or not file.stripped[place]:
+            continue
+        own, now = before[place], TOP if above < 0 else places[above] if places[above] >= 0 else NEW
+        if own != now and (own in unseen or own == TOP) and indent(lines[number]) == file.indents[place]:
+            return number
+    return None
+
+
+def parents(lines: Sequence[str], flat: bool) -> list[int]:
+    """Return for each line the nearest one before it that is indented less, or that begins its section; -1 for none."""
+    out: list[int] = []
+    above: list[tuple[int, int]] = []
+    for number, line in enumerate(lines):
+        level = indent(line)
+        if level < 0:
+            out.append(TOP)
+            continue
+        section = SECTION.match(line) if flat else None
+        if section is not None:
+            level = len(section[1] or "#") - 10
+        while above and above[-1][0] >= level:
+            above.pop()
+        out.append(above[-1][1] if above else TOP)
+        if section is not None or OPENING.match(line.lstrip()) is None:  # a comment has nothing under it
+            above.append((level, number))
+    return out
