@@ -19,6 +19,7 @@ from reflexd.schemas.apply import ChatMessage
 
 BETWEEN = re.compile(r"</code>\s*<update>")
 INSTRUCTION = re.compile(r"\s*<(instructions?)>")
+SAID = re.compile(r"<(instructions?)>(.*?)</\1>", re.DOTALL)
 TAG = re.compile(r"<(/?)(code|update)>")
 EXPECTED = (
     "The last user message must hold <code>the whole file</code> and then <update>the lazy edit</update>, with an"
@@ -114,14 +115,15 @@ def frame(code: str) -> Framed:
 def _opening(text: str) -> tuple[str, int]:
     """Return the instruction, and where the file begins; raises InvalidRequest."""
     if opened := INSTRUCTION.match(text):
-        closed = re.compile(rf"</{opened[1]}>\s*<code>").search(text, opened.end())
+        closed = re.compile(rf"</{opened[1]}>[^<]*<code>").search(text, opened.end())
         if closed is None:
             raise InvalidRequest(f"<code> does not follow on </{opened[1]}>. {EXPECTED}", param="messages")
         return text[opened.end() : closed.start()].strip(), closed.end()
     place = text.find("<code>")
     if place < 0 or "<update>" in text[:place] or "</code>" in text[:place]:
         raise InvalidRequest(f"There is no <code> before all other tags. {EXPECTED}", param="messages")
-    return "", place + len("<code>")
+    said = SAID.search(text, 0, place)
+    return said[2].strip() if said else "", place + len("<code>")
 
 
 def _check_ends(text: str, start: int, place: re.Match[str], end: int) -> None:
@@ -134,7 +136,8 @@ def _check_ends(text: str, start: int, place: re.Match[str], end: int) -> None:
     for tag in TAG.finditer(text, place.end(), end):
         if tag[2] == "update":
             depth += -1 if tag[1] else 1
-            if depth == 0 and text[tag.end() :].lstrip(" \t")[:1] in NEWLINES:
+            line = text[text.rfind("\n", 0, tag.start()) + 1 : tag.start()]
+            if depth == 0 and (not line.strip() or text[tag.end() : tag.end() + 1].isspace()):
                 raise InvalidRequest(f"It cannot be known at which </update> it ends. {EXPECTED}", param="messages")
             depth = max(depth, 1)
 

@@ -52,7 +52,7 @@ router.post('/cart', (req, res) => {
             "  if (!req.body.item) {\n    return res.sendStatus(400);\n  }\n  cart.add(req.body.item);\n",
         ),
     ),
-    refused(
+    applied(
         "javascript handler appended before the export",
         CART,
         """\
@@ -64,8 +64,10 @@ router.put('/cart', (req, res) => {
 
 module.exports = router;
 """,
-        "invalid_result",
-        "ambiguous",
+        (
+            "\nmodule.exports = router;",
+            "\nrouter.put('/cart', (req, res) => {\n  res.sendStatus(405);\n});\n\nmodule.exports = router;",
+        ),
     ),
     applied(
         "javascript handler deleted between its neighbours",

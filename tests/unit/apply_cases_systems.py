@@ -218,7 +218,7 @@ impl Canvas {
 """,
         ("map(Shape::area)", "map(|shape| shape.area())"),
     ),
-    refused(
+    applied(
         "rust method added behind a marker for the others",
         SHAPES_RS,
         """\
@@ -238,7 +238,11 @@ impl Canvas {
 
 // ... existing code ...
 """,
-        "ambiguous",
+        (
+            "    pub fn add(&mut self, shape: Shape) {",
+            "    pub fn clear(&mut self) {\n        self.shapes.clear();\n    }\n\n"
+            "    pub fn add(&mut self, shape: Shape) {",
+        ),
     ),
     applied(
         "rust derive changed",

@@ -66,6 +66,19 @@ def test_words_around_the_tags_are_read_over() -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "Hello.\n<instruction>do</instruction>\n<code>a</code><update>b</update>",
+        "<instruction>do</instruction>\nThe file:\n<code>a</code><update>b</update>",
+        "<instructions>do</instructions>\n<code>a</code><update>b</update>",
+    ],
+)
+def test_an_instruction_may_stand_among_words(text: str) -> None:
+    found = read_prompt(text)
+    assert (found.instruction, found.code, found.update) == ("do", "a", "b")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "<code>a</code><update>b</code><update>c</update>",
         "<code>a</code> <update>b</update></code><update>c</update>",
         "<code>a</code>x<update>b</update>",
@@ -78,6 +91,8 @@ def test_words_around_the_tags_are_read_over() -> None:
         "Put <update> into <code>:\n<code>a</code>\n<update>b</update>",
         "<code>a</code>\n<update>b</update>\nAnswer without <update> and </update>",
         "<code>a</code>\n<update>b</update>  \r\nNo </update> in it",
+        "<code>a</code>\n<update>b\n</update> The text up to </update> is the edit.",
+        "<code>a</code>\n<update>b</update> is the update; stop at </update>",
     ],
 )
 def test_what_can_be_read_in_two_ways_or_none_is_refused(text: str) -> None:

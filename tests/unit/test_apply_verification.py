@@ -112,10 +112,11 @@ def test_a_line_of_the_update_that_the_file_has_elsewhere_must_come_where_it_say
         verify(FILE, update, FILE.replace("    return sys.argv\n", "    return sys.argv[:limit]\n    limit = LIMIT\n"))
 
 
-def test_empty_lines_and_the_space_at_lines_ends_are_the_models_and_the_files() -> None:
+def test_empty_lines_and_the_space_at_the_ends_of_kept_lines_are_the_files() -> None:
     file = FILE.replace("LIMIT = 10\n", "LIMIT = 10  \n").replace("\n", "\r\n").removesuffix("\r\n")
-    answer = verify(file, UPDATE, "\n\n" + changed(9).replace("def third", "\ndef third") + "\n\n")
-    expected = changed(9).replace("LIMIT = 10\n", "LIMIT = 10  \n").replace("def third", "\ndef third")
+    said = changed(9).replace("def third", "\ndef third").replace("import sys\n\n", "import sys\n")
+    answer = verify(file, UPDATE, f"\n\n{said}\n\n")
+    expected = changed(9).replace("LIMIT = 10\n", "LIMIT = 10  \n")
     assert answer.text == expected.replace("\n", "\r\n").removesuffix("\r\n")
     file = f"\ufeff\n{FILE}\n\n"
     assert verify(file, UPDATE, changed(9)).text == f"\ufeff\n{changed(9)}\n\n"
@@ -155,3 +156,33 @@ def spoken(text: str) -> list[str]:
 def refused(said: str) -> None:
     with pytest.raises(Refusal):
         verify(FILE, UPDATE, said)
+
+
+def test_a_line_s_next_version_stands_in_its_place_and_not_beside_it() -> None:
+    file = f"import os\n\nPORT = 80\nHOST = 1\n\n{FILE}"
+    update = "import os\n\nPORT = 81\n# ... existing code ...\n"
+    assert verify(file, update, file.replace("80", "81")).text == file.replace("80", "81")
+    with pytest.raises(Refusal):
+        verify(file, update, file.replace("PORT = 80", "PORT = 81\nPORT = 80"))
+
+
+@pytest.mark.parametrize(("name", "believed"), [("first", True), ("second", False)])
+def test_a_marker_within_a_function_does_not_lead_into_the_next(name: str, believed: bool) -> None:
+    update = (
+        "# ... existing code ...\ndef first(value):\n    # ... existing code ...\n    log(value)\n    return value\n"
+    )
+    update += "# ... existing code ...\n"
+    head, _, rest = FILE.partition(f"def {name}")
+    said = f"{head}def {name}" + rest.replace("    return value", "    log(value)\n    return value", 1)
+    if believed:
+        assert verify(FILE, update, said).text == said
+    else:
+        with pytest.raises(Refusal):
+            verify(FILE, update, said)
+
+
+@pytest.mark.parametrize("update", ["", "\n\n", "# ... existing code ...\n"])
+def test_an_update_that_says_nothing_has_no_right_file(update: str) -> None:
+    with pytest.raises(Refusal) as told:
+        verify(FILE, update, FILE)
+    assert told.value.reason in ("empty_update", "only_markers")

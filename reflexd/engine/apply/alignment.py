@@ -91,9 +91,11 @@ class Alignment:
         self._match: list[Costs | None] = [None] * m
         for row, line in enumerate(snippet.lines):
             if not snippet.markers[row]:
-                if line not in alike:
-                    alike[line] = self._matches(row)
-                self._match[row] = alike[line]
+                # Behind a marker an item of a list is one of many: its first key tells it from the others.
+                item = line.lstrip().startswith("- ") and (row == 0 or snippet.markers[row - 1])
+                if item or line not in alike:
+                    alike[line] = self._matches(row, named=not item)
+                self._match[row] = alike[line] if not item else alike.pop(line)
         self._insert = [self._insertion(row) for row in range(m)]
         self._forward()
         self._backward()
@@ -179,13 +181,16 @@ class Alignment:
             out.append(known[least])
         return out
 
-    def _matches(self, row: int) -> Costs:
-        """Return what it costs to take a line of the edit for each line of the file [n]."""
+    def _matches(self, row: int, *, named: bool) -> Costs:
+        """Return what it costs to take a line of the edit for each line of the file [n].
+
+        `named`: it may stand for a line that defines the same in other words.
+        """
         original, line = self._original, self._snippet.lines[row]
         text = line.strip()
         out = np.full(len(original.lines), INF, dtype=np.float32)
         if text not in original.places:
-            name = name_of(text)
+            name = name_of(text) if named else ""
             for place in original.named.get(name, ()) if name else ():
                 alike = original.indents[place] == self._snippet.indents[row]
                 if name.startswith("= "):

@@ -6,6 +6,7 @@ edit could not know for sure; its bounds were set on the histories of ten reposi
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
@@ -14,7 +15,7 @@ from itertools import takewhile
 from reflexd.engine.apply.alignment import WORD, Piece
 from reflexd.engine.apply.original import Original, weight
 from reflexd.engine.apply.refusal import Refusal
-from reflexd.engine.apply.snippet import Snippet, name_of, opens
+from reflexd.engine.apply.snippet import Snippet, indent, name_of, opens
 
 FEW, MANY = 3, 8
 """Deleted lines from which on one of the sides must stand in the file once only, and from which on both."""
@@ -29,6 +30,7 @@ VALUES = ("= ", "const ", "let ", "var ", "val ")
 LEAST_KNOWN, LEAST_SHARE = 3, 0.45
 NEAR = 4
 """Lines on both sides of a boundary that are compared with each other."""
+IMPORT = re.compile(r"(?:import|from|use|using|#\s*include|require|extern crate)\b\s*")
 FEW_CHARACTERS = 4
 SHORT, ALIKE, VERSION_ALIKE = 8, 0.75, 0.6
 MOST_GONE = 40
@@ -71,7 +73,7 @@ def check(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
     """Raise Refusal where any other check fails."""
     _markers(pieces, edit, file)
     _ends(pieces, edit, file)
-    _neighbours(pieces, edit, file)
+    check_versions(pieces, edit, file)
     check_deletions(pieces, edit, file)
 
 
@@ -116,7 +118,7 @@ def _ends(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
 def _cut_ends(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
     """The file's first and last lines are deleted only where the edit reaches to them and replaces what it deletes."""
     for lines, row, step in ((pieces, 0, 1), (list(reversed(pieces)), len(edit.lines) - 1, -1)):
-        first = next((piece for piece in lines if piece.start >= 0), None)
+        first = next((one for one in lines if one.start >= 0 and any(file.stripped[one.start : one.end])), None)
         if first is None:
             continue
         gone = file.lines[: first.start] if step > 0 else file.lines[first.end :]
@@ -130,8 +132,15 @@ def _cut_ends(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
                 break
             new += bool(edit.lines[piece.line].strip())
         again = file.stripped[first.start] and file.lines[first.start] in gone
-        if again or sum(bool(line.strip()) for line in gone) > 3 * new:
+        if again or said(list(map(str.strip, gone))) > 3 * new or (step < 0 and _leaves(gone, new, edit.indents[row])):
             raise Refusal("ambiguous", AT_END, row, [first.start])
+
+
+def _leaves(gone: Sequence[str], new: int, level: int) -> bool:
+    """Whether the file's last lines are more than what an edit at its end replaces: the block goes on to the end."""
+    spoken = list(takewhile(str.strip, gone))
+    others = any(map(str.strip, gone[len(spoken) :]))
+    return others or len(spoken) > new + 1 or any(indent(line) < level for line in spoken)
 
 
 def _tail(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
@@ -173,7 +182,7 @@ def _beside_markers(pieces: Sequence[Piece], edit: Snippet, file: Original) -> N
             line = row
 
 
-def _neighbours(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
+def check_versions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
     """A new line beside lines that are kept must not be another version of one of these."""
     new = {piece.line for piece in pieces if piece.line >= 0 and piece.start < 0}
     for number, piece in enumerate(pieces):
@@ -209,6 +218,8 @@ def _new(pieces: Sequence[Piece], edit: Snippet) -> Iterator[tuple[int, str]]:
 
 def _is_version(text: str, other: str) -> bool:
     """Whether one of two lines may be written for the other: they are alike, or one goes on where the other ends."""
+    if (one := IMPORT.match(text)) and (two := IMPORT.match(other)):  # what is imported tells one from another
+        text, other = text[one.end() :], other[two.end() :]
     if len(text) >= SHORT <= len(other) and _alike(text, other):
         return True
     short, long = sorted((text, other), key=len)
@@ -249,6 +260,25 @@ def _deletions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
         if sides < (1 if gone < MANY else 2):
             message = f"{gone} lines would be deleted, and it is not clear which: show more of what stands around them"
             raise Refusal("unbounded_deletion", message, min(line, len(edit.lines) - 1), [start, end])
+
+
+def with_versions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> list[Piece]:
+    """Return pieces in which new lines stand for deleted ones, where they come, that they are versions of."""
+    out = list(pieces)
+    at = first = 0
+    for number, piece in enumerate([*pieces, Piece(len(file.lines), len(file.lines))]):
+        if piece.start < 0:
+            continue
+        for place in range(first, number):
+            text = edit.lines[out[place].line].strip()
+            name = name_of(text)
+            for gone in range(at, min(piece.start, at + MOST_GONE)):
+                other = file.stripped[gone]
+                if (name and name == name_of(other)) or (other and text and _is_version(text, other)):
+                    out[place], at = Piece(gone, gone + 1, out[place].line), gone + 1
+                    break
+        at, first = piece.end, number + 1
+    return out
 
 
 def _versions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> Iterator[int]:

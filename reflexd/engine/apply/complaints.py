@@ -8,17 +8,18 @@ from reflexd.engine.apply.alignment import Piece
 from reflexd.engine.apply.definitions import lost
 from reflexd.engine.apply.original import Original
 from reflexd.engine.apply.refusal import Refusal
-from reflexd.engine.apply.scopes import strayed
-from reflexd.engine.apply.snippet import Snippet
+from reflexd.engine.apply.scopes import headers_of, parents, strayed
+from reflexd.engine.apply.snippet import Snippet, name_of
 from reflexd.engine.apply.syntax import Judge, brackets
 
 BY = "With this update"
+MOVED = "This line would replace one of the same name in another block: show that block's first line"
 STRAYED = "This line would be taken from the block that it is in: show that block's first line, or more around this one"
 
 
 def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, file: Original) -> Refusal | None:
     """Return why an answer, `text`, that is made of such pieces is not sound; None where it is."""
-    gone = lost(judge.definitions, pieces, edit, file)
+    gone = lost(judge.definitions, pieces, edit, file, text)
     if gone is not None:
         told = f"{BY} {gone.name} would be deleted, and it is not clear that this is meant"
         row = next((piece.line for piece in pieces if piece.line >= 0 and piece.start > gone.line), len(edit.lines) - 1)
@@ -26,6 +27,9 @@ def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, f
     origins = list(_origins(pieces))
     lines = text.split("\n")[: len(origins)]
     unseen = [piece.line < 0 for piece in pieces for _ in range(max(1, piece.end - piece.start))]
+    versions = [piece for piece in pieces if _is_key(piece, edit, file)]
+    if versions and (moved := _moved(versions, pieces, edit, file, judge.flat)) is not None:
+        return Refusal("ambiguous", MOVED, moved.line, [moved.start])
     stray = strayed(lines, [place for _, place in origins], unseen, file, judge.flat)
     if stray is not None:
         row, place = origins[stray]
@@ -56,6 +60,25 @@ def _unbalanced(pieces: Sequence[Piece], edit: Snippet, file: Original) -> tuple
             return rows[:1] or [max((one.line for one in pieces if 0 <= one.start < at), default=0)], [at]
         at, new = piece.end, []
     return [], []
+
+
+def _is_key(piece: Piece, edit: Snippet, file: Original) -> bool:
+    if piece.line < 0 or piece.start < 0 or file.stripped[piece.start] == edit.lines[piece.line].strip():
+        return False
+    return name_of(edit.lines[piece.line]).startswith("= ")
+
+
+def _moved(
+    versions: Sequence[Piece], pieces: Sequence[Piece], edit: Snippet, file: Original, flat: bool
+) -> Piece | None:
+    """Return a line that stands for one of the same name in another block than the edit shows it in."""
+    places = {piece.line: piece.start for piece in pieces if piece.line >= 0 and piece.start >= 0}
+    above, headers = parents(file.lines, flat), headers_of(edit, flat)
+    for piece in versions:
+        header = places.get(headers[piece.line])
+        if header is not None and header != above[piece.start]:
+            return piece
+    return None
 
 
 def _origins(pieces: Sequence[Piece]) -> Iterator[tuple[int, int]]:

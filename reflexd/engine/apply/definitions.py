@@ -67,8 +67,11 @@ AROUND = {
     "type_declaration",
 }
 """What stands between a definition and the block that it is in."""
+KEYS = {"pair", "block_mapping_pair", "variable_declarator", "const_element"}
 OVERLOADED = {"java", "c", "cpp", "csharp", "typescript", "tsx"}
 """Languages with several functions of one name: there it is the whole header that must not stand there twice."""
+ONCE = {"javascript", "typescript", "tsx"}
+"""Languages in which no two things of a block have one name, but for headers without a body."""
 MANY_TIMES = re.compile(r"@[\w.]*(?:overload|setter|getter|deleter|register|cfg)\b|#\[cfg")
 NO_NAMES = {"_", "init"}
 """A file may define these many times."""
@@ -79,12 +82,16 @@ MOST_HEADER = 400
 
 
 class Definition(Struct, frozen=True):
-    """On which line of a file it begins, from 0; the block it is in; what must be there once; and its name."""
+    """On which line of a file it begins, from 0; the block it is in; what must be there once; and its name.
+
+    `key`: it is a key or a variable, whose name may mean something else elsewhere.
+    """
 
     line: int
     block: int
     header: str
     name: str
+    key: bool = False
 
 
 def definitions(text: str, language: str, tree: Tree | None) -> list[Definition]:
@@ -122,6 +129,9 @@ def _read(node: Node, blocks: dict[int, Node], source: bytes, lines: list[str], 
     if body is not None and (name is None or language in OVERLOADED):
         end = body.start_byte
     header = " ".join(source[node.start_byte : end].decode("utf-8", "replace").split())
+    if name is not None and language in ONCE and (body is not None or node.type == "variable_declarator"):
+        # However it is written: a function and a constant of one name are one too many.
+        header = " ".join([*sorted({"static", "get", "set"} & set(header.split()[:-1])), source_of(name, source)])
     block = blocks[node.id]
     while block.type in AROUND and block.id in blocks:
         block = blocks[block.id]
@@ -130,11 +140,16 @@ def _read(node: Node, blocks: dict[int, Node], source: bytes, lines: list[str], 
         if MANY_TIMES.search(lines[above]):
             return None
         above -= 1
-    called = source[name.start_byte : name.end_byte].decode("utf-8", "replace") if name else ""
+    called = source_of(name, source) if name else ""
     if not called:
         match = CALLED.search(header[:MOST_HEADER])
         called = match[1] if match else header
-    return None if called in NO_NAMES else Definition(first, block.id, header, called)
+    return None if called in NO_NAMES else Definition(first, block.id, header, called, node.type in KEYS)
+
+
+def source_of(node: Node, source: bytes) -> str:
+    """Return a node's text."""
+    return source[node.start_byte : node.end_byte].decode("utf-8", "replace")
 
 
 def _by_line(lines: Sequence[str]) -> list[Definition]:
@@ -158,22 +173,37 @@ def doubled(found: Sequence[Definition]) -> dict[str, str]:
     return {one.header: one.name for one in found if counts[one.block, one.header] > 1}
 
 
-def lost(found: Sequence[Definition], pieces: Sequence[Piece], edit: Snippet, file: Original) -> Definition | None:
-    """Return a definition that is deleted though the edit does not show where its deletion begins and ends.
+def lost(
+    found: Sequence[Definition], pieces: Sequence[Piece], edit: Snippet, file: Original, answer: str
+) -> Definition | None:
+    """Return a definition that is deleted though nothing shows that this is meant.
 
-    It shows that by lines of the file that say something, right beside what is deleted or what replaces it. What the
-    edit names is not lost, but elsewhere or another now.
+    That is shown by lines of the file that say something, right beside what is deleted or what replaces it on both
+    sides; but not where the answer still names what would be gone. What the edit defines anew is not lost.
     """
     lines = [one.line for one in found]
-    text = ""
+    named: set[str] | None = None
     for start, end, left, right in _gaps(pieces, file):
-        if left and right:
-            continue
         for one in found[bisect_left(lines, start) : bisect_left(lines, end)]:
-            text = text or "\n".join(edit.lines)
-            if one.name.removeprefix("= ").split(" ")[-1] not in text:
+            name = one.name.removeprefix("= ").split(" ")[-1]
+            if named is None:
+                named = {name_of(line).split(" ")[-1] for line in edit.lines} - {""}
+            if name in named or _calls(name, edit):
+                continue
+            if not (left and right) or (not one.key and is_named(one.name, answer)):
                 return one
     return None
+
+
+def is_named(name: str, text: str) -> bool:
+    """Whether a text has what a definition is called as a word."""
+    return re.search(rf"\b{re.escape(name.split(' ')[-1])}\b", text) is not None
+
+
+def _calls(name: str, edit: Snippet) -> bool:
+    """Whether a line of the edit may begin the definition of a name in a way that no grammar was asked for."""
+    head = re.compile(rf"^[^=.;]*(?<![\w.]){re.escape(name)}\s*(?:<[^()]*>)?\(.*[{{:,(]\s*$")
+    return any(name in line and head.match(line) for line in edit.lines)
 
 
 def _gaps(pieces: Sequence[Piece], file: Original) -> Iterator[tuple[int, int, bool, bool]]:

@@ -6,40 +6,29 @@ given only where no other explanation of the edit that is about as good leads to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
 
 from msgspec import Struct
 
 from reflexd.engine.apply import snippet as snippets
-from reflexd.engine.apply.alignment import Alignment, Boundary, Piece
 from reflexd.engine.apply.changes import changed_lines, kept_lines
 from reflexd.engine.apply.checks import AT_END, EMPTY_MARKER, FEW, check, check_anchors
-from reflexd.engine.apply.complaints import BY, STRAYED, complaint
-from reflexd.engine.apply.indentation import placed, restyled, shifts
+from reflexd.engine.apply.choice import Choice
+from reflexd.engine.apply.complaints import BY
+from reflexd.engine.apply.indentation import placed, restyled
 from reflexd.engine.apply.leaks import check_leaks
-from reflexd.engine.apply.original import Original, read_original
+from reflexd.engine.apply.original import Original
 from reflexd.engine.apply.refusal import Refusal
-from reflexd.engine.apply.snippet import Snippet, indent
+from reflexd.engine.apply.rendering import BOM, File, as_ended, lines_of, read, said, set_apart, text_of
+from reflexd.engine.apply.snippet import Snippet
 from reflexd.engine.apply.syntax import Judge
 
-MARGIN = 0.6
-"""An explanation that costs at most so much more than the best one is about as good."""
-FURTHEST = 6.0
-"""What cannot be, however cheap, makes room for an explanation that costs so much more at most."""
-MOST_TRACED = 64
-"""Other explanations that are looked at, the cheapest first."""
-MOST_JUDGED = 12
-"""Different answers of which it is looked at whether they are sound."""
 MOST_CELLS = 8_000_000
 """Lines of the file times lines of the edit: each takes 48 bytes."""
 MOST_LOST = 0.5
 """Of a file, that an edit which is all of it may be shorter by."""
 ALIKE, ABOUT_AS_LONG = 0.75, 0.2
 """Of a file's lines, so many are in an edit that is all of it, where it is longer or shorter by at most so much."""
-TIE = 0.05
-"""An explanation that costs no more than so much more is no better: it is told by whether its file is sound."""
-BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 
 
 class Merged(Struct, frozen=True, kw_only=True):
@@ -55,19 +44,6 @@ class Merged(Struct, frozen=True, kw_only=True):
 
 Reading = tuple[str, float]
 """A new file, and how sure it is."""
-
-
-class File(Struct, frozen=True):
-    """A file as its lines with what ends each, and as they are compared."""
-
-    text: str
-    raw: list[str]
-    lines: Original
-    ending: str
-    said: list[str]
-    """Its lines that are not empty, without space at their ends."""
-    upto: list[int]
-    """How many of these come before each line [n + 1]."""
 
 
 def merge(original: str, update: str) -> Merged:
@@ -125,24 +101,25 @@ def _explained(file: File, edit: Snippet) -> Reading:
         raise Refusal("empty_update", "The update is empty")
     if all(edit.markers):
         raise Refusal("only_markers", "The update has only markers for code that is left out, and no code")
+    judge = Judge(file.text)
     whole = is_whole(file.lines, edit)
     if whole:
         lines = _rewritten(file, edit)
         text = as_ended(lines, file)
         _check_rewritten(file, lines, len(edit.lines))
-        if (told := Judge(file.text).complaint(text)) is not None:
+        if (told := judge.complaint(text, whole=True)) is not None:
             row = min(max(told.lines[0] - _empty_before(file), 0), len(edit.lines) - 1) if told.lines else None
             raise Refusal(told.reason, f"{BY} {told.what}", row)
         return text, 1.0
     if len(file.lines.lines) * len(edit.lines) > MOST_CELLS:
         raise Refusal("too_large", "The file and the update are too long together: send a shorter part of the file")
-    pieces, confidence = _chosen(file, edit)
-    lines = _text(pieces, edit, file)
+    pieces, confidence = Choice(file, edit, judge).best()
+    lines = text_of(pieces, edit, file)
     if whole is None and said(lines) != said(_rewritten(file, edit)):
         raise Refusal("ambiguous", "The update may be the whole file or a part of it: mark what it leaves out")
     check_anchors(pieces, edit, file.lines)
     check(pieces, edit, file.lines)
-    return as_ended(lines, file), confidence
+    return as_ended(set_apart(pieces, lines, edit, file, judge.flat), file), confidence
 
 
 def _check_rewritten(file: File, lines: Sequence[str], edited: int) -> None:
@@ -159,92 +136,6 @@ def _check_rewritten(file: File, lines: Sequence[str], edited: int) -> None:
 
 def _empty_before(file: File) -> int:
     return next((place for place, line in enumerate(file.lines.stripped) if line), 0)
-
-
-def _chosen(file: File, edit: Snippet) -> tuple[list[Piece], float]:
-    """Return the cheapest explanation that leads to a sound file, and how sure it is.
-
-    Raises Refusal where there is none, or where another that is about as good leads to another sound file.
-    """
-    alignment = Alignment(file.lines, edit)
-    best = alignment.best()
-    check_anchors(best, edit, file.lines)
-    judge = Judge(file.text)
-    start = Boundary(0, -1, False, alignment.cost)
-    seen: set[tuple[Piece, ...]] = set()
-    texts: list[list[str]] = []
-    chosen: tuple[list[Piece], float] | None = None
-    told: Refusal | None = None
-    nearest, may_go = MARGIN, _deleted(best, file)
-    boundaries = sorted(alignment.boundaries(FURTHEST), key=lambda one: one.cost)
-    for boundary in (start, *boundaries[:MOST_TRACED]):
-        if boundary.cost > (chosen[1] + MARGIN if chosen else alignment.cost + FURTHEST):
-            break
-        pieces = best if boundary is start else alignment.through(boundary)
-        if tuple(pieces) in seen:
-            continue
-        seen.add(tuple(pieces))
-        text = _said(pieces, edit, file)
-        if text in texts:
-            if chosen and text == texts[-1]:
-                nearest = min(nearest, boundary.cost - chosen[1])
-            continue
-        wrong = None
-        if len(texts) == MOST_JUDGED and chosen is None:
-            break
-        gone = _deleted(pieces, file)
-        near = chosen is None or boundary.cost <= chosen[1] + TIE
-        if len(texts) < MOST_JUDGED and (near or _deleted(chosen[0], file) <= gone):
-            wrong = complaint(judge, as_ended(_text(pieces, edit, file), file), pieces, edit, file.lines)
-            if boundary.cost > alignment.cost + TIE and not gone <= may_go:
-                wrong = wrong or told
-            if not near and wrong is not None and wrong.message != STRAYED and _deleted(chosen[0], file):
-                wrong = None
-        if wrong is None and chosen is not None:
-            places = [alignment.place_of(chosen[0], boundary), boundary.place]
-            line = min(boundary.row, len(edit.lines) - 1)
-            raise Refusal(
-                "ambiguous", "The update fits the file in more than one way: show more around it", line, places
-            )
-        if wrong is None:
-            chosen = pieces, boundary.cost
-            texts.append(text)
-        else:
-            told = told or wrong
-            texts.insert(0, text)
-    if chosen is None:
-        raise told or Refusal("ambiguous", f"{BY} nothing fits")
-    return chosen[0], round(0.5 + 0.5 * max(0.0, nearest) / MARGIN, 2)
-
-
-def _deleted(pieces: Sequence[Piece], file: File) -> set[int]:
-    """Return which lines of the file that say something an explanation has not."""
-    return set(range(len(file.raw))).difference(
-        *(range(piece.start, piece.end) for piece in pieces if piece.start >= 0),
-        (place for place, line in enumerate(file.lines.stripped) if not line),
-    )
-
-
-def read(text: str) -> File:
-    """Read a file: a line ends with a line feed, with or without a carriage return before it."""
-    raw = text.split("\n")
-    raw = [line + "\n" for line in raw[:-1]] + ([raw[-1]] if raw[-1] else [])
-    windows = 2 * sum(line.endswith("\r\n") for line in raw) > len(raw)
-    lines = read_original([line.rstrip("\r\n") for line in raw])
-    upto = [0, *accumulate(map(bool, lines.stripped))]
-    return File(text, raw, lines, "\r\n" if windows else "\n", said(lines.lines), upto)
-
-
-def lines_of(update: str) -> list[str]:
-    """Return the lines of an edit without empty ones before and behind them."""
-    lines = [line.rstrip("\r") for line in update.removeprefix(BOM).split("\n")]
-    said = [number for number, line in enumerate(lines) if line.strip()]
-    return lines[said[0] : said[-1] + 1] if said else []
-
-
-def said(lines: Iterable[str]) -> list[str]:
-    """Return lines without empty ones and space at their ends."""
-    return [line.rstrip() for line in lines if line.strip()]
 
 
 def is_whole(file: Original, edit: Snippet) -> bool | None:
@@ -287,55 +178,3 @@ def _rewritten(file: File, edit: Snippet) -> list[str]:
         last += 1
     new = [line + file.ending for line in after[same : len(after) - last]]
     return file.raw[: begin + same] + new + file.raw[end - last :]
-
-
-def _said(pieces: Sequence[Piece], edit: Snippet, file: File) -> list[str]:
-    """Return the answer's lines without empty ones and space at their ends."""
-    out: list[str] = []
-    for start, end, line in parts(pieces, edit, file):
-        if line is None:
-            out += file.said[file.upto[start] : file.upto[end]]
-        elif line.strip():
-            out.append(line.rstrip())
-    return out
-
-
-def _text(pieces: Sequence[Piece], edit: Snippet, file: File) -> list[str]:
-    """Return the lines of the answer."""
-    out: list[str] = []
-    for start, end, line in parts(pieces, edit, file):
-        out += file.raw[start:end] if line is None else [line + file.ending]
-    return out
-
-
-def parts(pieces: Sequence[Piece], edit: Snippet, file: File) -> Iterator[tuple[int, int, str | None]]:
-    """Yield from where to where lines of the file are in the answer, or a new line."""
-    shift = shifts(pieces, edit, file.lines)
-    for piece in pieces:
-        if piece.line < 0:
-            yield piece.start, piece.end, None
-            continue
-        line = edit.lines[piece.line]
-        pad = shift[piece.line]
-        if pad and line.strip():
-            line = pad + line if not pad.startswith("-") else line[len(pad) - 1 :]
-        if piece.start >= 0 and file.lines.stripped[piece.start] == line.strip():
-            own = file.lines.lines[piece.start]
-            if indent(own) == indent(line) or not line.strip():
-                yield piece.start, piece.start + 1, None
-                continue
-        yield 0, 0, line
-
-
-def as_ended(text: list[str], file: File) -> str:
-    """Return lines as a text that ends as the file does."""
-    for number, line in enumerate(text[:-1]):
-        if not line.endswith("\n"):  # the file's last line, which others follow now
-            text[number] = line + file.ending
-    if text and file.raw:
-        ended = file.raw[-1].endswith("\n")
-        if ended and not text[-1].endswith("\n"):
-            text[-1] += file.ending
-        elif not ended and text[-1].endswith("\n"):
-            text[-1] = text[-1].removesuffix("\n").removesuffix("\r")
-    return "".join(text)

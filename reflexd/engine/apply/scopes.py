@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from reflexd.engine.apply.alignment import Piece
 from reflexd.engine.apply.original import Original
-from reflexd.engine.apply.snippet import OPENING, indent
+from reflexd.engine.apply.snippet import OPENING, Snippet, indent
 
 SECTION = re.compile(r"^\s{0,3}(?:(#{2,6})\s+\S|\[{1,2}[^\[\],=]+\]{1,2}\s*$)")
 """A heading of Markdown, or a section of TOML and INI: where no grammar says otherwise, what follows belongs to it."""
@@ -35,6 +36,42 @@ def strayed(
         if own != now and (own in unseen or own == TOP) and indent(lines[number]) == file.indents[place]:
             return number
     return None
+
+
+def left_block(pieces: Sequence[Piece], edit: Snippet, file: Original) -> Piece | None:
+    """Return the first line that a marker within a block keeps of another one, as a piece with the marker's line.
+
+    A marker is within the block whose first line is shown above it, where what follows it is as far in as it is.
+    """
+    places = {piece.line: piece.start for piece in pieces if piece.line >= 0 and piece.start >= 0}
+    row = -1
+    for piece in pieces:
+        if piece.line >= 0:
+            row = piece.line
+            continue
+        marker = row + 1
+        if not (0 < marker < len(edit.lines) - 1 and edit.markers[marker]):
+            continue
+        header = places.get(edit.header(marker))
+        if header is None or edit.indents[marker + 1] < edit.indents[marker]:
+            continue
+        for place in range(piece.start, piece.end):
+            outside = 0 <= file.indents[place] <= file.indents[header]
+            if outside and OPENING.match(file.stripped[place]) is None:
+                return Piece(place, place + 1, marker)
+    return None
+
+
+def headers_of(edit: Snippet, flat: bool) -> list[int]:
+    """Return for each line of an edit what `parents` does for a file's, up to the marker before it."""
+    out: list[int] = []
+    start = 0
+    for row, marker in enumerate([*edit.markers, True]):
+        if marker:
+            out += [start + above if above >= 0 else TOP for above in parents(edit.lines[start:row], flat)]
+            out += [TOP] * (row < len(edit.lines))
+            start = row + 1
+    return out
 
 
 def parents(lines: Sequence[str], flat: bool) -> list[int]:

@@ -43,7 +43,7 @@ WORDS = (
     r"inline|constexpr|virtual|override|readonly|declare|open|sealed|data|suspend|local)\s+"
 )
 DEFINITION = re.compile(
-    rf"^(?:{WORDS})*(def|class|function\*?|fn|func|struct|interface|type|enum|trait|union|module|namespace|macro_rules!|"
+    rf"^(?:{WORDS})*(def|defp|class|function\*?|fn|fun|func|sub|struct|interface|type|enum|trait|union|module|namespace|macro_rules!|"
     rf"const|let|var|val|impl)\s+(?:\([^)]*\)\s*)?((?:mut\s+)?[\w$.:<>]+)"
 )
 KEY = re.compile(r"""^(?:-\s+)?(["']?[\w$@./-]+["']?)\s*(?::(?!:)|\??:|=(?!=)|:=|\+=)\s*(?=\S)""")
@@ -79,6 +79,12 @@ class Snippet(Struct, frozen=True):
         while start and not self.markers[start - 1]:
             start -= 1
         return max(own, min(indent for indent in self.indents[start:row] if indent >= 0))
+
+    def is_apart(self, row: int, *, behind: bool) -> bool:
+        """Whether a row is a marker that an empty line stands before, or `behind`."""
+        if not (0 <= row < len(self.markers) and self.markers[row]):
+            return False
+        return self.apart[row] if not behind else row + 1 < len(self.rows) and self.apart[row + 1]
 
     def header(self, row: int) -> int:
         """Return the nearest line before one, up to a marker, that is indented less; -1 for none."""

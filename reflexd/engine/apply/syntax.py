@@ -14,7 +14,7 @@ from collections import Counter
 from msgspec import Struct
 from tree_sitter import Language, Parser, Tree
 
-from reflexd.engine.apply.definitions import definitions, doubled
+from reflexd.engine.apply.definitions import definitions, doubled, is_named
 
 GRAMMARS = {
     "python": ("tree_sitter_python", "language"),
@@ -136,8 +136,11 @@ class Judge:
         self.definitions = definitions(original, self._language, tree)
         self._doubled = doubled(self.definitions)
 
-    def complaint(self, merged: str) -> Complaint | None:
-        """Return what is wrong with the new file that was not wrong with the old one; None for nothing."""
+    def complaint(self, merged: str, *, whole: bool = False) -> Complaint | None:
+        """Return what is wrong with the new file that was not wrong with the old one; None for nothing.
+
+        `whole`: it was given whole, so that what it does not define any more may just have been left out.
+        """
         after = brackets(merged)
         for opened, closed in PAIRS.items():
             if self._brackets[opened] == 0 and after[opened] != 0:
@@ -156,4 +159,8 @@ class Judge:
             if header not in self._doubled:
                 lines = [one.line for one in found if one.header == header]
                 return Complaint("doubled_definition", f"{name} would be defined twice", lines)
+        gone = {one.name for one in self.definitions if whole and not one.key} - {one.name for one in found}
+        for name in sorted(gone):
+            if is_named(name, merged):
+                return Complaint("lost_definition", f"{name} would be deleted, and it is still named", [])
         return None

@@ -15,22 +15,39 @@ from itertools import pairwise, takewhile
 from reflexd.engine.apply import snippet as snippets
 from reflexd.engine.apply.alignment import Alignment, Piece
 from reflexd.engine.apply.changes import changed_lines, kept_lines
-from reflexd.engine.apply.checks import check_anchors, check_deletions
-from reflexd.engine.apply.definitions import lost
+from reflexd.engine.apply.checks import check_anchors, check_deletions, check_versions, with_versions
+from reflexd.engine.apply.complaints import complaint
 from reflexd.engine.apply.indentation import placed, restyled
-from reflexd.engine.apply.merge import BOM, MOST_CELLS, File, as_ended, lines_of, parts, read, said
+from reflexd.engine.apply.merge import MOST_CELLS, merge
 from reflexd.engine.apply.messages import Done
 from reflexd.engine.apply.original import read_original
 from reflexd.engine.apply.refusal import Refusal
+from reflexd.engine.apply.rendering import BOM, File, as_ended, lines_of, parts, read, said, text_of
+from reflexd.engine.apply.scopes import left_block
 from reflexd.engine.apply.snippet import Snippet, is_doubtful, is_marker
 from reflexd.engine.apply.syntax import Judge
 
 MOST_LOST = 0.5
 REASON = "invalid_output"
+SAYS_NOTHING = ("empty_update", "only_markers", "too_large")
+"""Refusals of updates for which there is no right file."""
 
 
 def verify(original: str, update: str, output: str) -> Done:
     """Return the model's file with the bytes of the lines that it kept; raises Refusal."""
+    try:
+        merged = merge(original, update)
+    except Refusal as told:
+        if told.reason in SAYS_NOTHING:
+            raise
+        return _believed(original, update, output)
+    # Where the engine knows, another file is another explanation of the update: then neither is sure.
+    if said(lines_of(merged.text)) != said(lines_of(output)):
+        raise Refusal(REASON, "The model's file is not what the update leads to")
+    return Done(text=merged.text, changed=merged.changed)
+
+
+def _believed(original: str, update: str, output: str) -> Done:
     bom = BOM if original.startswith(BOM) else ""
     file = read(original[len(bom) :])
     given = [line.rstrip() for line in lines_of(output)]
@@ -44,18 +61,20 @@ def verify(original: str, update: str, output: str) -> Done:
         for row in range(size)
     }
     pieces = _reading(edit, given, kept)
-    new = [line for start, end, line in parts(pieces, edit, file) if line is not None]
+    new = [line for _, _, line in parts(pieces, edit, file) if line is not None]
     if said(new) != said(line for row, line in enumerate(given) if row not in kept):
         raise Refusal(REASON, "The model indented lines otherwise than the update does")
+    pieces = with_versions(pieces, edit, file.lines)
     check_anchors(pieces, edit, file.lines)
+    check_versions(pieces, edit, file.lines)
     check_deletions(pieces, edit, file.lines)
-    judge = Judge(file.text)
-    if (gone := lost(judge.definitions, pieces, edit, file.lines)) is not None:
-        raise Refusal(REASON, f"The model left out {gone.name}, and it is not clear that this is meant")
-    text = _written(file, given, kept)
-    if (wrong := judge.complaint(text)) is not None:
-        raise Refusal(REASON, f"With the model's answer {wrong.what}")
-    return Done(text=bom + text, changed=changed_lines(original.split("\n"), (bom + text).split("\n")))
+    if left_block(pieces, edit, file.lines) is not None:
+        raise Refusal(REASON, "The model put lines of the update into another block than it does")
+    said_lines = as_ended(text_of(pieces, edit, file), file)
+    if (wrong := complaint(Judge(file.text), said_lines, pieces, edit, file.lines)) is not None:
+        raise wrong
+    text = bom + _written(file, given, kept)
+    return Done(text=text, changed=changed_lines(original.split("\n"), text.split("\n")))
 
 
 def _edit(file: File, update: str, given: Sequence[str]) -> Snippet:
@@ -130,9 +149,17 @@ def _check_places(edit: Snippet, given: Sequence[str], rows: dict[int, int], kep
 
 
 def _written(file: File, given: Sequence[str], kept: dict[int, int]) -> str:
-    """Return a model's file with the bytes of the lines that it kept, and the file's own end."""
-    lines = [file.raw[kept[row]] if row in kept else line + file.ending for row, line in enumerate(given)]
-    return as_ended([*_empty(file.raw), *lines, *reversed(_empty(file.raw[::-1]))], file)
+    """Return a model's file with the bytes of the lines that it kept, empty ones between two of them, and its ends."""
+    spoken = [row for row, line in enumerate(given) if line]
+    out = _empty(file.raw)
+    for last, row in pairwise([-1, *spoken]):
+        between = given[last + 1 : row]
+        lines = [line + file.ending for line in between]
+        if last in kept and row in kept:
+            own = file.raw[kept[last] + 1 : kept[row]]
+            lines = lines if any(map(str.strip, own)) else own
+        out += [*lines, file.raw[kept[row]] if row in kept else given[row] + file.ending]
+    return as_ended([*out, *reversed(_empty(file.raw[::-1]))], file)
 
 
 def _empty(lines: Sequence[str]) -> list[str]:
