@@ -19,7 +19,7 @@ STRAYED = "This line would be taken from the block that it is in: show that bloc
 
 def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, file: Original) -> Refusal | None:
     """Return why an answer, `text`, that is made of such pieces is not sound; None where it is."""
-    gone = lost(judge.definitions, pieces, edit, file, text)
+    gone = lost(judge.definitions, pieces, edit, file)
     if gone is not None:
         told = f"{BY} {gone.name} would be deleted, and it is not clear that this is meant"
         row = next((piece.line for piece in pieces if piece.line >= 0 and piece.start > gone.line), len(edit.lines) - 1)

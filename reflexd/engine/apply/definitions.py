@@ -173,24 +173,24 @@ def doubled(found: Sequence[Definition]) -> dict[str, str]:
     return {one.header: one.name for one in found if counts[one.block, one.header] > 1}
 
 
-def lost(
-    found: Sequence[Definition], pieces: Sequence[Piece], edit: Snippet, file: Original, answer: str
-) -> Definition | None:
+def lost(found: Sequence[Definition], pieces: Sequence[Piece], edit: Snippet, file: Original) -> Definition | None:
     """Return a definition that is deleted though nothing shows that this is meant.
 
     That is shown by lines of the file that say something, right beside what is deleted or what replaces it on both
-    sides; but not where the answer still names what would be gone. What the edit defines anew is not lost.
+    sides, if the edit does not name what would be gone; and by an edit that names it, and so has it elsewhere or anew.
     """
     lines = [one.line for one in found]
-    named: set[str] | None = None
+    counts = Counter(one.name for one in found)
+    shown = "\n".join(edit.lines)
+    defined = {name_of(line).split(" ")[-1] for line in edit.lines} - {""}
     for start, end, left, right in _gaps(pieces, file):
         for one in found[bisect_left(lines, start) : bisect_left(lines, end)]:
             name = one.name.removeprefix("= ").split(" ")[-1]
-            if named is None:
-                named = {name_of(line).split(" ")[-1] for line in edit.lines} - {""}
-            if name in named or _calls(name, edit):
-                continue
-            if not (left and right) or (not one.key and is_named(one.name, answer)):
+            named = is_named(one.name, shown)
+            if not (left and right):
+                if not named:
+                    return one
+            elif named and not one.key and counts[one.name] == 1 and name not in defined and not _begins(name, edit):
                 return one
     return None
 
@@ -200,7 +200,7 @@ def is_named(name: str, text: str) -> bool:
     return re.search(rf"\b{re.escape(name.split(' ')[-1])}\b", text) is not None
 
 
-def _calls(name: str, edit: Snippet) -> bool:
+def _begins(name: str, edit: Snippet) -> bool:
     """Whether a line of the edit may begin the definition of a name in a way that no grammar was asked for."""
     head = re.compile(rf"^[^=.;]*(?<![\w.]){re.escape(name)}\s*(?:<[^()]*>)?\(.*[{{:,(]\s*$")
     return any(name in line and head.match(line) for line in edit.lines)

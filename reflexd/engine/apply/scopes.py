@@ -11,17 +11,20 @@ from collections.abc import Sequence
 
 from reflexd.engine.apply.alignment import Piece
 from reflexd.engine.apply.original import Original
-from reflexd.engine.apply.snippet import OPENING, Snippet, indent
+from reflexd.engine.apply.snippet import OPENING, Snippet, indent, opens
 
 SECTION = re.compile(r"^\s{0,3}(?:(#{2,6})\s+\S|\[{1,2}[^\[\],=]+\]{1,2}\s*$)")
 """A heading of Markdown, or a section of TOML and INI: where no grammar says otherwise, what follows belongs to it."""
-TOP, NEW = -1, -2
+BESIDES = re.compile(rf"{OPENING.pattern}|\{{[{{%]|(?:public|private|protected|default|case\b.*):$")
+"""Comments, what a preprocessor reads, and labels: wherever they begin, what follows is under what was above them."""
+CLOSES = re.compile(r"[\])}]|\*/|</|end\b")
+TOP = -1
 
 
 def strayed(
     lines: Sequence[str], places: Sequence[int], kept: Sequence[bool], file: Original, flat: bool
 ) -> int | None:
-    """Return the first line of an answer that has come under another line than it was under, which is still there.
+    """Return the first line of an answer that has come under a new line, and not under the one it was under any more.
 
     `places` tells which line of the file each is, -1 for a new one, and `kept` which of them the edit does not show.
     `flat`: what follows a section's line belongs to it. A line that is indented anew has been moved on purpose.
@@ -30,10 +33,12 @@ def strayed(
     unseen = {place for place, one in zip(places, kept, strict=True) if one}
     for number, above in enumerate(parents(lines, flat)):
         place = places[number]
-        if place < 0 or not file.stripped[place]:
+        text = file.stripped[place] if place >= 0 else ""
+        if not text or BESIDES.match(text) or CLOSES.match(text):
             continue
-        own, now = before[place], TOP if above < 0 else places[above] if places[above] >= 0 else NEW
-        if own != now and (own in unseen or own == TOP) and indent(lines[number]) == file.indents[place]:
+        own = before[place]
+        new = above >= 0 and places[above] < 0
+        if new and (own in unseen or own == TOP) and indent(lines[number]) == file.indents[place]:
             return number
     return None
 
@@ -79,16 +84,16 @@ def parents(lines: Sequence[str], flat: bool) -> list[int]:
     out: list[int] = []
     above: list[tuple[int, int]] = []
     for number, line in enumerate(lines):
-        level = indent(line)
-        if level < 0:
+        level, text = indent(line), line.strip()
+        section = SECTION.match(line) if flat else None
+        if level < 0 or (section is None and BESIDES.match(text)):
             out.append(TOP)
             continue
-        section = SECTION.match(line) if flat else None
         if section is not None:
             level = len(section[1] or "#") - 10
         while above and above[-1][0] >= level:
             above.pop()
         out.append(above[-1][1] if above else TOP)
-        if section is not None or OPENING.match(line.lstrip()) is None:  # a comment has nothing under it
+        if not CLOSES.match(text) or opens(text):
             above.append((level, number))
     return out
