@@ -129,6 +129,14 @@ def test_a_model_that_is_wrong_leaves_the_refusal(served: tuple[Model, openai.Op
     assert len(model.asked) == 1
 
 
+@pytest.mark.parametrize("name", ["auto", "morph-v3-large"])
+def test_an_update_that_says_nothing_is_refused_as_such(served: tuple[Model, openai.OpenAI], name: str) -> None:
+    model, client = served
+    model.says(FILE)
+    assert refused(client, FILE, "\n", name)["reflexd"]["reason"] == "empty_update"
+    assert refused(client, FILE, "# ... existing code ...\n", name)["reflexd"]["reason"] == "only_markers"
+
+
 def test_an_answer_that_was_cut_off_and_a_dead_server_leave_the_refusal(served: tuple[Model, openai.OpenAI]) -> None:
     model, client = served
     model.says(SOLVED, finish_reason="length")

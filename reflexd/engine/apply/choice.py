@@ -5,7 +5,7 @@ What cannot be, however cheap it is, makes room for a dearer explanation that de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from msgspec import Struct
 
@@ -31,11 +31,10 @@ TWO_WAYS = "The update fits the file in more than one way: show more around it"
 
 
 class Explanation(Struct, frozen=True):
-    """What an edit may mean: its pieces, the answer's lines that are not empty, and which of the file's are gone."""
+    """What an edit may mean: its pieces, the answer's lines that are not empty, and a boundary that it has."""
 
     pieces: list[Piece]
     words: list[str]
-    gone: set[int]
     boundary: Boundary
 
     @property
@@ -88,15 +87,15 @@ class Choice:
             if tuple(pieces) not in seen:
                 seen.add(tuple(pieces))
                 words = words_of(pieces, self._edit, self._file)
-                yield Explanation(pieces, words, _gone(pieces, self._file), boundary)
+                yield Explanation(pieces, words, boundary)
 
     def _compare(self, rival: Explanation, chosen: Explanation, cheapest: Explanation) -> None:
         """Raise Refusal for a rival that is as good as the chosen one."""
         near = rival.cost <= chosen.cost + TIE
         # Where the chosen one deletes more than a rival, an unsound rival tells that more must be shown, too.
-        if self._judged < MOST_JUDGED and (near or chosen.gone <= rival.gone):
+        if self._judged < MOST_JUDGED and (near or self._gone(chosen) <= self._gone(rival)):
             wrong = self._is_unsound(rival, cheapest)
-            if wrong is not None and (near or wrong.message == STRAYED or not chosen.gone):
+            if wrong is not None and (near or wrong.message == STRAYED or not self._gone(chosen)):
                 return
         places = [self._alignment.place_of(chosen.pieces, rival.boundary), rival.boundary.place]
         raise Refusal("ambiguous", TWO_WAYS, min(rival.boundary.row, len(self._edit.lines) - 1), places)
@@ -106,14 +105,17 @@ class Choice:
         self._judged += 1
         text = as_ended(text_of(one.pieces, self._edit, self._file), self._file)
         wrong = complaint(self._judge, text, one.pieces, self._edit, self._file.lines)
-        if wrong is None and one.cost > cheapest.cost + TIE and not one.gone <= cheapest.gone:
+        if wrong is None and one.cost > cheapest.cost + TIE and not self._gone(one) <= self._gone(cheapest):
             wrong = self._told
         self._told = self._told or wrong
         return wrong
 
-
-def _gone(pieces: Sequence[Piece], file: File) -> set[int]:
-    return set(range(len(file.raw))).difference(
-        *(range(piece.start, piece.end) for piece in pieces if piece.start >= 0),
-        (place for place, line in enumerate(file.lines.stripped) if not line),
-    )
+    def _gone(self, one: Explanation) -> set[int]:
+        """Return which lines of the file that say something an explanation has not."""
+        out: set[int] = set()
+        at = 0
+        for piece in [*one.pieces, Piece(len(self._file.raw), len(self._file.raw))]:
+            if piece.start >= 0:
+                out.update(place for place in range(at, piece.start) if self._file.lines.stripped[place])
+                at = piece.end
+        return out

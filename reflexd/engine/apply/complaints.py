@@ -8,7 +8,7 @@ from reflexd.engine.apply.alignment import Piece
 from reflexd.engine.apply.definitions import lost
 from reflexd.engine.apply.original import Original
 from reflexd.engine.apply.refusal import Refusal
-from reflexd.engine.apply.scopes import headers_of, parents, strayed
+from reflexd.engine.apply.scopes import headers_of, strayed
 from reflexd.engine.apply.snippet import Snippet, name_of
 from reflexd.engine.apply.syntax import Judge, brackets
 
@@ -28,9 +28,9 @@ def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, f
     lines = text.split("\n")[: len(origins)]
     unseen = [piece.line < 0 for piece in pieces for _ in range(max(1, piece.end - piece.start))]
     versions = [piece for piece in pieces if _is_key(piece, edit, file)]
-    if versions and (moved := _moved(versions, pieces, edit, file, judge.flat)) is not None:
+    if versions and (moved := _moved(versions, pieces, edit, judge)) is not None:
         return Refusal("ambiguous", MOVED, moved.line, [moved.start])
-    stray = strayed(lines, [place for _, place in origins], unseen, file, judge.flat)
+    stray = strayed(lines, [place for _, place in origins], unseen, file, judge.above, flat=judge.flat)
     if stray is not None:
         row, place = origins[stray]
         return Refusal("ambiguous", STRAYED, max(row, 0), [place])
@@ -68,15 +68,13 @@ def _is_key(piece: Piece, edit: Snippet, file: Original) -> bool:
     return name_of(edit.lines[piece.line]).startswith("= ")
 
 
-def _moved(
-    versions: Sequence[Piece], pieces: Sequence[Piece], edit: Snippet, file: Original, flat: bool
-) -> Piece | None:
+def _moved(versions: Sequence[Piece], pieces: Sequence[Piece], edit: Snippet, judge: Judge) -> Piece | None:
     """Return a line that stands for one of the same name in another block than the edit shows it in."""
     places = {piece.line: piece.start for piece in pieces if piece.line >= 0 and piece.start >= 0}
-    above, headers = parents(file.lines, flat), headers_of(edit, flat)
+    headers = headers_of(edit, judge.flat)
     for piece in versions:
         header = places.get(headers[piece.line])
-        if header is not None and header != above[piece.start]:
+        if header is not None and header != judge.above[piece.start]:
             return piece
     return None
 

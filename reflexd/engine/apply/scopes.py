@@ -22,14 +22,20 @@ TOP = -1
 
 
 def strayed(
-    lines: Sequence[str], places: Sequence[int], kept: Sequence[bool], file: Original, flat: bool
+    lines: Sequence[str],
+    places: Sequence[int],
+    kept: Sequence[bool],
+    file: Original,
+    before: Sequence[int],
+    *,
+    flat: bool,
 ) -> int | None:
     """Return the first line of an answer that has come under a new line, and not under the one it was under any more.
 
-    `places` tells which line of the file each is, -1 for a new one, and `kept` which of them the edit does not show.
-    `flat`: what follows a section's line belongs to it. A line that is indented anew has been moved on purpose.
+    `places` tells which line of the file each is, -1 for a new one, `kept` which of them the edit does not show, and
+    `before` what each line of the file is under. `flat`: what follows a section's line belongs to it. A line that is
+    indented anew has been moved on purpose.
     """
-    before = parents(file.lines, flat)
     unseen = {place for place, one in zip(places, kept, strict=True) if one}
     for number, above in enumerate(parents(lines, flat)):
         place = places[number]

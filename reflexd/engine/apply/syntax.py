@@ -15,6 +15,7 @@ from msgspec import Struct
 from tree_sitter import Language, Parser, Tree
 
 from reflexd.engine.apply.definitions import definitions, doubled, is_named
+from reflexd.engine.apply.scopes import parents
 
 GRAMMARS = {
     "python": ("tree_sitter_python", "language"),
@@ -127,12 +128,17 @@ class Complaint(Struct, frozen=True):
 
 
 class Judge:
-    """What a file is like before an edit, and so what must not become worse."""
+    """What a file is like before an edit, and so what must not become worse.
+
+    `definitions` are its own, `above` what each of its lines is under (scopes.py), `flat` whether by its sections, too.
+    """
 
     def __init__(self, original: str) -> None:
         self._brackets = brackets(original)
         self._language, tree = recognise(original)
+        # Where no grammar tells what belongs to what, sections do, as indentation does everywhere.
         self.flat = not self._language
+        self.above = parents([line.rstrip("\r") for line in original.split("\n")], self.flat)
         self.definitions = definitions(original, self._language, tree)
         self._doubled = doubled(self.definitions)
 
