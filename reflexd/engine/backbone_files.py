@@ -69,12 +69,16 @@ class Found:
         return name in self._members
 
     def copy(self, name: str, target: Path, most: int = MAX_SMALL_BYTES) -> None:
-        """Write a member's content to a new file, durably; raises BackboneRefused naming it where it cannot be read."""
+        """Write a member's content to a new file, durably.
+
+        Raises BackboneRefused naming the member where it cannot be read, and OSError where the copy cannot be written.
+        """
+        said = f"{name} of {self.where}"
         try:
-            with self._members[name]() as source:
+            with _Source(said, self._members[name]) as source:
                 write_stream_durably(target, cast(BinaryIO, source), most)
-        except UNREADABLE as error:
-            raise BackboneRefused(f"{name} of {self.where} cannot be read: {error}") from error
+        except ValueError as error:
+            raise BackboneRefused(f"{said}: {error}") from error
 
     def json(self, name: str) -> dict[str, Any]:
         """Return a member that is a JSON object."""
@@ -148,6 +152,32 @@ class Found:
             raise BackboneRefused(f"{self.where} has no {TOKENIZER}, and nothing that one can be made of")
         for name in present:
             self.copy(name, folder / name)
+
+
+class _Source:
+    """A member that is copied: an error of reading it is a BackboneRefused naming it, and so none of the copy's."""
+
+    def __init__(self, said: str, opener: Opener) -> None:
+        self._said = said
+        with self._told():
+            self._file = opener()
+
+    def __enter__(self) -> _Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        with self._told():
+            return self._file.read(size)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except UNREADABLE as error:
+            raise BackboneRefused(f"{self._said} cannot be read: {error}") from error
 
 
 @contextmanager
@@ -224,14 +254,11 @@ def _join(whole: str, pieces: Mapping[int, Opener], target: IO[bytes]) -> None:
     for number in range(1, max(pieces) + 1):
         if number not in pieces:
             raise BackboneRefused(f"part {number} of {whole} is missing")
-        try:
-            with pieces[number]() as source:
-                while chunk := source.read(1 << 20):
-                    if target.tell() > MAX_WEIGHT_BYTES:
-                        raise BackboneRefused(f"{whole} is larger than {MAX_WEIGHT_BYTES >> 30} GB")
-                    target.write(chunk)
-        except UNREADABLE as error:
-            raise BackboneRefused(f"part {number} of {whole} cannot be read: {error}") from error
+        with _Source(f"part {number} of {whole}", pieces[number]) as source:
+            while chunk := source.read(1 << 20):
+                if target.tell() > MAX_WEIGHT_BYTES:
+                    raise BackboneRefused(f"{whole} is larger than {MAX_WEIGHT_BYTES >> 30} GB")
+                target.write(chunk)
     target.seek(0)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import resource
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -234,3 +237,38 @@ def test_a_zip_that_python_cannot_read_is_named(
 
     with pytest.raises(BackboneRefused, match=said):
         read()
+
+
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """Have the kernel refuse what any file would hold beyond `size` bytes, as it does where a disk is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_copy_that_cannot_be_written_is_not_told_as_an_error_of_the_source(tmp_path: Path) -> None:
+    large = {**CONTENT, "model.safetensors": os.urandom(2 << 20)}
+    with (
+        open_files([directory(tmp_path / "there", large)], tmp_path) as found,
+        files_end_at(1 << 20),
+        pytest.raises(OSError, match="File too large"),
+    ):
+        found.copy("model.safetensors", tmp_path / "copy")
+    whole = zipped({f"m/{name}": content for name, content in large.items()})
+    parts = [tmp_path / f"m.zip.{number}" for number in (1, 2)]
+    for part, piece in zip(parts, (whole[: 1 << 20], whole[1 << 20 :]), strict=True):
+        part.write_bytes(piece)
+    with files_end_at(1 << 20), pytest.raises(OSError, match="File too large"), open_files(parts, tmp_path):
+        pass
+
+
+def test_a_member_that_is_too_large_is_named(tmp_path: Path) -> None:
+    with (
+        open_files([directory(tmp_path / "there")], tmp_path) as found,
+        pytest.raises(BackboneRefused, match=r"model\.safetensors of .*there: more than 100 bytes"),
+    ):
+        found.copy("model.safetensors", tmp_path / "copy", 100)
