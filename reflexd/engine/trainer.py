@@ -23,7 +23,7 @@ from reflexd.engine.agreement import agreement
 from reflexd.engine.assessment import assess, rows_in_windows
 from reflexd.engine.backbone import STACK
 from reflexd.engine.budget import kinds_for, scheme
-from reflexd.engine.calibration import calibrate
+from reflexd.engine.calibration import CALIBRATION_ROWS, calibrate
 from reflexd.engine.dataset import data_sha256
 from reflexd.engine.diagnosis import MOST_ROWS, TrainingRows
 from reflexd.engine.encoder import Encoder
@@ -310,7 +310,9 @@ def _tell_score(emit: Emit, result: dict[str, Any], calibration: Calibration) ->
         said = f"Held-out accuracy{of} {result['accuracy']:.3f} ({interval})"
         emit(Message(said, data={name: result[name] for name in named if name in result}))
     if calibration.method == "none":
-        emit(Message("Too few rows to calibrate: confidences are uncalibrated", "warn"))
+        emit(Message("Too few held-out rows to calibrate on: confidences are uncalibrated", "warn"))
+    elif calibration.rows < CALIBRATION_ROWS:
+        emit(Message(f"Only {calibration.rows} held-out rows to calibrate on: confidences are rough", "warn"))
 
 
 @functools.cache

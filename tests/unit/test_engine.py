@@ -150,8 +150,19 @@ def test_a_temperature_repairs_overconfidence() -> None:
     faultless[np.arange(60), truth[:60]] = 3.0
     found = calibration.calibrate(held_out(faultless, truth[:60]))
     assert 1 / (1 + np.exp(-3.0 / found.temperature)) == pytest.approx(61 / 62, abs=0.002)
-    few = calibration.calibrate(held_out(logits[:49], truth[:49]))
-    assert (few.method, few.temperature) == ("none", 1.0)
+
+
+def test_a_few_rows_move_the_temperature_a_little() -> None:
+    assert calibration.calibrate(None).method == "none"
+    truth = np.zeros(400, np.int64)
+    wrong = np.arange(400) % 5 < 2
+    logits = np.zeros((400, 2), np.float32)
+    logits[np.arange(400), np.where(wrong, 1, 0)] = 4.0  # as sure as .98, and right in three of five
+    found = [calibration.calibrate(held_out(logits[:n], truth[:n])).temperature for n in (5, 20, 400)]
+    likeliest = [calibration.best_temperature(held_out(logits[:n], truth[:n])) for n in (5, 20, 400)]
+    assert 1.2 < found[0] < found[1] < found[2]
+    assert found[2] == pytest.approx(likeliest[2], rel=0.15)
+    assert found[0] < likeliest[0] / 3, "five rows that are wrong by chance must not make every confidence a coin's"
 
 
 def test_the_interval_is_wilsons() -> None:
