@@ -16,7 +16,9 @@ from tests.unit import (
     apply_cases_neighbours,
     apply_cases_objects,
     apply_cases_python,
+    apply_cases_replacing,
     apply_cases_scripts,
+    apply_cases_siblings,
     apply_cases_systems,
     apply_cases_typescript,
 )
@@ -31,7 +33,9 @@ CASES = [
     *apply_cases_neighbours.CASES,
     *apply_cases_objects.CASES,
     *apply_cases_python.CASES,
+    *apply_cases_replacing.CASES,
     *apply_cases_scripts.CASES,
+    *apply_cases_siblings.CASES,
     *apply_cases_systems.CASES,
     *apply_cases_typescript.CASES,
 ]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reflexd.engine.apply.merge import merge
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.verification import verify
+from tests.unit.apply_cases_siblings import LAST_ROUTE, NEW_ROUTE, ROUTES
 from tests.unit.test_apply_properties import ENDS, QUICK, lazy_edits
 
 FILE = """\
@@ -186,3 +187,12 @@ def test_an_update_that_says_nothing_has_no_right_file(update: str) -> None:
     with pytest.raises(Refusal) as told:
         verify(FILE, update, FILE)
     assert told.value.reason in ("empty_update", "only_markers")
+
+
+def test_a_model_that_puts_a_new_block_in_the_place_of_one_like_it_is_not_believed() -> None:
+    update = f"const routes = [\n  // ... existing code ...\n{NEW_ROUTE}];\n"
+    beside, instead = f"{ROUTES[:-3]}{NEW_ROUTE}];\n", f"{ROUTES[: ROUTES.index(LAST_ROUTE)]}{NEW_ROUTE}];\n"
+    assert LAST_ROUTE in beside
+    assert verify(ROUTES, update, beside).text == beside
+    with pytest.raises(Refusal):
+        verify(ROUTES, update, instead)

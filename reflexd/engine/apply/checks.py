@@ -41,7 +41,6 @@ AT_BLOCK = "The file has more of this block: end the update with a marker to kee
 AT_END = "The update may leave out the file's first or last lines or delete them: put a marker there to keep them"
 BESIDE = "Lines beside this marker would be deleted, and it is not clear which: show what stands around them"
 WITHIN = "Lines would be deleted up to one that stands among them, too: show more of what stands around them"
-MOVED = "Lines up to this bracket would be deleted, but it is indented otherwise in the file: show more around it"
 VERSION = "This line may be new, or stand for one like it that the update leaves out: show that one's surroundings"
 
 
@@ -82,7 +81,6 @@ def check_deletions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> N
     _tail(pieces, edit, file)
     _cut_ends(pieces, edit, file)
     _beside_markers(pieces, edit, file)
-    _moved_brackets(pieces, edit, file)
     _deletions(pieces, edit, file)
 
 
@@ -220,31 +218,16 @@ def _is_version(text: str, other: str) -> bool:
     """Whether one of two lines may be written for the other: they are alike, or one goes on where the other ends."""
     if (one := IMPORT.match(text)) and (two := IMPORT.match(other)):  # what is imported tells one from another
         text, other = text[one.end() :], other[two.end() :]
-    if len(text) >= SHORT <= len(other) and _alike(text, other):
+    if len(text) >= SHORT <= len(other) and alike(text, other):
         return True
     short, long = sorted((text, other), key=len)
     return long.startswith(short) and sum(map(str.isalnum, short)) >= FEW_CHARACTERS
 
 
-def _alike(one: str, other: str, least: float = ALIKE) -> bool:
+def alike(one: str, other: str, least: float = ALIKE) -> bool:
+    """Whether at least such a share of two lines is alike."""
     match = SequenceMatcher(None, one[:MOST_COMPARED], other[:MOST_COMPARED], autojunk=False)
     return match.real_quick_ratio() >= least and match.quick_ratio() >= least and match.ratio() >= least
-
-
-def _moved_brackets(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
-    """A mere deletion must not end at a bracket that is indented otherwise in the file: it closes another block."""
-    at, previous, new = 0, None, False
-    for piece in pieces:
-        if piece.start < 0:
-            new |= bool(edit.lines[piece.line].strip())
-            continue
-        if not new and previous is not None and at < piece.start and any(file.stripped[at : piece.start]):
-            for side in (previous, piece):
-                if side.line >= 0 and 0 < file.weights[side.start] < 1 and file.stripped[side.start]:
-                    moved = file.indents[side.start] != edit.indents[side.line]
-                    if moved and not any(map(str.isalnum, file.stripped[side.start])):
-                        raise Refusal("unbounded_deletion", MOVED, side.line, [at, piece.start])
-        at, previous, new = piece.end, piece, False
 
 
 def _deletions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
@@ -292,7 +275,7 @@ def _versions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> Iterato
         gone = [text for text in file.stripped[at : piece.start][:MOST_GONE] if len(text) >= SHORT] if at >= 0 else []
         for line in new:
             text = edit.lines[line].strip()
-            if len(text) >= SHORT and any(_alike(text, other, VERSION_ALIKE) for other in gone):
+            if len(text) >= SHORT and any(alike(text, other, VERSION_ALIKE) for other in gone):
                 yield line
         new, at = [], piece.end
 

@@ -6,11 +6,14 @@ given only where no other explanation of the edit that is about as good leads to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
 from reflexd.engine.apply import snippet as snippets
+from reflexd.engine.apply.alignment import Piece
 from reflexd.engine.apply.changes import changed_lines, kept_lines
 from reflexd.engine.apply.checks import AT_END, EMPTY_MARKER, FEW, check, check_anchors
 from reflexd.engine.apply.choice import Choice
@@ -20,11 +23,13 @@ from reflexd.engine.apply.leaks import check_leaks
 from reflexd.engine.apply.original import Original
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.rendering import BOM, File, as_ended, lines_of, read, said, set_apart, text_of
+from reflexd.engine.apply.siblings import check_siblings
 from reflexd.engine.apply.snippet import Snippet
 from reflexd.engine.apply.syntax import Judge
 
 MOST_CELLS = 8_000_000
 """Lines of the file times lines of the edit: each takes 48 bytes."""
+WORD = re.compile(r"\w{2,}")
 MOST_LOST = 0.5
 """Of a file, that an edit which is all of it may be shorter by."""
 ALIKE, ABOUT_AS_LONG = 0.75, 0.2
@@ -115,11 +120,34 @@ def _explained(file: File, edit: Snippet) -> Reading:
         raise Refusal("too_large", "The file and the update are too long together: send a shorter part of the file")
     pieces, confidence = Choice(file, edit, judge).best()
     lines = text_of(pieces, edit, file)
-    if whole is None and said(lines) != said(_rewritten(file, edit)):
+    if whole is None and _may_be_whole(file, edit, pieces, lines):
         raise Refusal("ambiguous", "The update may be the whole file or a part of it: mark what it leaves out")
     check_anchors(pieces, edit, file.lines)
     check(pieces, edit, file.lines)
+    check_siblings(pieces, edit, file.lines, flat=judge.flat)
     return as_ended(set_apart(pieces, lines, edit, file, judge.flat), file), confidence
+
+
+def _may_be_whole(file: File, edit: Snippet, pieces: Sequence[Piece], lines: Sequence[str]) -> bool:
+    """Whether an edit that leads to `lines` as a part of a file leads to others as the whole of it, and may be that.
+
+    One that has not the file's first or last lines, and nothing for them, is a part, if as such it changes anything,
+    and takes no word away that those lines use.
+    """
+    try:
+        whole = _rewritten(file, edit)
+        _check_rewritten(file, whole, len(edit.lines))
+    except Refusal:
+        before, after = Counter(said(file.lines.lines)), Counter(said(lines))
+        unseen = [
+            file.lines.stripped[n] for one in (pieces[0], pieces[-1]) if one.line < 0 for n in range(one.start, one.end)
+        ]
+        return before == after or bool((_words(before - after) - _words(after - before)) & _words(unseen))
+    return said(lines) != said(whole)
+
+
+def _words(lines: Iterable[str]) -> set[str]:
+    return {word for line in lines for word in WORD.findall(line)}
 
 
 def _check_rewritten(file: File, lines: Sequence[str], edited: int) -> None:
@@ -151,7 +179,8 @@ def is_whole(file: Original, edit: Snippet) -> bool | None:
     own = {line.strip() for line in edit.lines}
     share = sum(text in own for text in said) / max(1, len(said))
     first, last = (next((text for text in each if text), "") for each in (file.stripped, reversed(file.stripped)))
-    ends = (edit.lines[0].strip() == first) + (edit.lines[-1].strip() == last)
+    # A file that ends in a bracket ends as many a part of it.
+    ends = (edit.lines[0].strip() == first) + (edit.lines[-1].strip() == last and len(file.places[last]) == 1)
     sure, perhaps = ((0.95, 0.6), (0.9, 0.5), (0.35, 0.2))[ends]
     if (
         edit.lines[0].strip() == first

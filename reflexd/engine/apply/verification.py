@@ -24,6 +24,7 @@ from reflexd.engine.apply.original import read_original
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.rendering import BOM, File, as_ended, lines_of, parts, read, said, text_of
 from reflexd.engine.apply.scopes import left_block
+from reflexd.engine.apply.siblings import check_siblings
 from reflexd.engine.apply.snippet import Snippet, is_doubtful, is_marker
 from reflexd.engine.apply.syntax import Judge
 
@@ -68,10 +69,12 @@ def _believed(original: str, update: str, output: str) -> Done:
     check_anchors(pieces, edit, file.lines)
     check_versions(pieces, edit, file.lines)
     check_deletions(pieces, edit, file.lines)
+    judge = Judge(file.text)
+    check_siblings(pieces, edit, file.lines, flat=judge.flat)
     if left_block(pieces, edit, file.lines) is not None:
         raise Refusal(REASON, "The model put lines of the update into another block than it does")
     said_lines = as_ended(text_of(pieces, edit, file), file)
-    if (wrong := complaint(Judge(file.text), said_lines, pieces, edit, file.lines)) is not None:
+    if (wrong := complaint(judge, said_lines, pieces, edit, file.lines)) is not None:
         raise wrong
     text = bom + _written(file, given, kept)
     return Done(text=text, changed=changed_lines(original.split("\n"), text.split("\n")))
