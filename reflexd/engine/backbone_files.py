@@ -48,7 +48,7 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
-    RuntimeError,  # a member with a password, or (NotImplementedError is one) a compression that Python does not know
+    RuntimeError,  # a password, or (NotImplementedError is one) a zip version or compression that Python does not know
     EOFError,
     ValueError,
     OSError,
