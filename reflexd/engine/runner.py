@@ -1,7 +1,8 @@
 """Decides how stages run on this machine: in child processes of the daemon, one of which stands by warm.
 
 A child that ended a stage well serves the next one; a child whose run was cut short, or that failed, is killed. There
-are never more children than slots, and what a burst of jobs leaves idle is ended after a minute.
+are never more children than slots, and what a burst of jobs leaves idle is ended after a minute. Beside a job another
+child stands by only once the job has lasted a while: its imports cost more than half of what a small job does.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from reflexd.schemas.worker import Event, Failed, Prepared, Ready, RunSpec, Trai
 LINE_LIMIT = 16 << 20
 STDERR_KEPT = 16_384
 IDLE_SECONDS = 60.0
+BESIDE_SECONDS = 30.0
+"""How long a job runs before another child is started to stand by; one that a second job needs is started at once."""
 GRACE_SECONDS = 0.2
 RETRY_SECONDS = 10.0
 
@@ -116,6 +119,8 @@ class LocalExecutor:
         self._busy: set[Child] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._warming: asyncio.Task[None] | None = None
+        self._needed = asyncio.Event()
+        """A job waits for the child that is being warmed, or none runs whose end could spare it."""
         self._stopped = False
 
     async def start(self) -> None:
@@ -161,6 +166,7 @@ class LocalExecutor:
                 return child
             await child.kill()  # it died while it stood by, which is no fault of this job
         if self._warming is not None and not self._warming.done():
+            self._needed.set()
             await asyncio.wait({self._warming})  # sooner ready than a second one beside it
             if self._idle:
                 return await self._take()
@@ -191,10 +197,18 @@ class LocalExecutor:
             task.add_done_callback(self._ending.discard)
 
     def _top_up(self) -> None:
-        if not self._stopped and (self._warming is None or self._warming.done()):
+        if self._stopped:
+            return
+        if self._warming is None or self._warming.done():
+            self._needed.clear()
             self._warming = asyncio.create_task(self._warm())
+        if not self._busy:
+            self._needed.set()
 
     async def _warm(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BESIDE_SECONDS):
+                await self._needed.wait()
         while len(self._idle) < self._options.warm and len(self._idle) + len(self._busy) < self._options.slots:
             try:
                 child = await Child.spawn(self._options)

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from reflexd.engine import runner
 from reflexd.engine.runner import LocalExecutor
 from reflexd.errors import WorkerDied
 from reflexd.hookspecs import Example, ExecutorOptions
@@ -123,6 +124,36 @@ async def test_a_killed_process_is_told_as_such(executor: LocalExecutor, tmp_pat
         os.kill(child.process.pid, signal.SIGKILL)
     with pytest.raises(WorkerDied, match="SIGKILL"):
         await running
+
+
+async def test_a_second_process_starts_when_a_second_job_needs_it(
+    executor: LocalExecutor, tmp_path: Path, encoder_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small job is over before another process has paid for itself; two at once still run beside each other."""
+    monkeypatch.setattr(runner, "BESIDE_SECONDS", 3600)  # the second job must not wait for it
+    specs = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        specs.append(make_spec(tmp_path / name, encoder_dir, "prepare"))
+        await last(executor, specs[-1])
+    assert len(children()) == 1
+    async with aclosing(executor.run(msgspec.structs.replace(specs[0], stage="train"))) as events:
+        assert await anext(events)
+        assert len(children()) == 1
+        assert isinstance(await last(executor, msgspec.structs.replace(specs[1], stage="train")), Trained)
+        assert len(children()) == 2
+
+
+async def test_beside_a_long_job_a_process_stands_by(
+    executor: LocalExecutor, tmp_path: Path, encoder_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "BESIDE_SECONDS", 0.01)
+    await last(executor, make_spec(tmp_path, encoder_dir, "prepare"))
+    async with aclosing(executor.run(make_spec(tmp_path, encoder_dir, "train"))) as events:
+        assert await anext(events)
+        async with asyncio.timeout(60):
+            while len(children()) < 2:
+                await asyncio.sleep(0.05)
 
 
 async def test_a_process_is_replaced_after_its_runs(executor: LocalExecutor, tmp_path: Path, encoder_dir: Path) -> None:
