@@ -106,10 +106,15 @@ def _markers(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
 def _ends(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
     """Where no marker stands for what comes before or behind the edit, that must be more than a few lines.
 
-    Of a few, nobody knows whether they are left out or meant to go.
+    Of a few, nobody knows whether they are left out or meant to go, unless as little tells of many at the other end.
     """
-    for piece, row in ((pieces[0], 0), (pieces[-1], len(edit.lines) - 1)):
-        if not edit.markers[row] and piece.line < 0 and 0 < said(file.stripped[piece.start : piece.end]) <= FEW_AT_ENDS:
+    ends = ((pieces[0], 0), (pieces[-1], len(edit.lines) - 1))
+    left_out = [
+        0 if edit.markers[row] or piece.line >= 0 else said(file.stripped[piece.start : piece.end])
+        for piece, row in ends
+    ]
+    for (piece, row), lines in zip(ends, left_out, strict=True):
+        if 0 < lines <= FEW_AT_ENDS >= max(left_out):
             raise Refusal("ambiguous", AT_END, row, [piece.start])
 
 

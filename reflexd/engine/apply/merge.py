@@ -124,7 +124,7 @@ def _explained(file: File, edit: Snippet) -> Reading:
         raise Refusal("ambiguous", "The update may be the whole file or a part of it: mark what it leaves out")
     check_anchors(pieces, edit, file.lines)
     check(pieces, edit, file.lines)
-    check_siblings(pieces, edit, file.lines, flat=judge.flat)
+    check_siblings(pieces, edit, file.lines, judge.above, flat=judge.flat)
     return as_ended(set_apart(pieces, lines, edit, file, judge.flat), file), confidence
 
 

@@ -24,15 +24,20 @@ LONG, ALIKE = 16, 0.9
 """Characters of a line, and how alike it must be to one that is gone, to be that one changed."""
 CALLED = re.compile(r"""\w+(?=\s*\()|"[^"]*"|'[^']*'""")
 """What tells a line without a name from one like it: what it calls, or a text in quotes."""
+KEY_ALONE = re.compile(r"""(?!try\b|do\b)["']?[\w$@./-]+["']?\s*:\s*(?:[\[{]|[|>][+-]?)?$""")
+"""A key with a block: a mapping has it once."""
+BRANCH = re.compile(r"[}\s]*(?:if|elif|else|while|for|switch|match|unless|finally|default)\b")
 ITEM = "- "
 """Before an item of a list, whose keys are those of the others."""
 BESIDE = "This may be new beside a block like it, or take its place: show the line before it and the line behind it"
 
 
-def check_siblings(pieces: Sequence[Piece], edit: Snippet, file: Original, *, flat: bool) -> None:
+def check_siblings(
+    pieces: Sequence[Piece], edit: Snippet, file: Original, above: Sequence[int], *, flat: bool
+) -> None:
     """Raise Refusal where a block of the edit takes another one's place by lines alone that stand in the file often.
 
-    `flat`: what follows a section's line belongs to it.
+    `above`: what each of the file's lines is under (scopes.parents). `flat`: what follows a section's line belongs to it.
     """
     places = {piece.line: piece.start for piece in pieces if piece.line >= 0 and piece.start >= 0}
     same = {row for row, place in places.items() if file.stripped[place] == edit.lines[row].strip()}
@@ -51,8 +56,11 @@ def check_siblings(pieces: Sequence[Piece], edit: Snippet, file: Original, *, fl
         gone = deleted[bisect_left(deleted, before) : bisect_left(deleted, behind)]
         if end == head or not gone or shown.holds(head, end):
             continue
-        above, name = shown.header[head], name_of(line)
-        if head in same and name and not name.startswith(VALUES) and (above < 0 or above in same):
+        header, name = shown.header[head], name_of(line)
+        known = head in same and (header < 0 or header in same)
+        if known and name and not name.startswith(VALUES):
+            continue
+        if known and places[head] < gone[0] and _is_alone(head, places, same, edit, file, above):
             continue
         rows = [row for row in range(head, end + 1) if edit.lines[row].strip()]
         own = [row for row in rows if row in same]
@@ -135,6 +143,21 @@ class _Placed:
             self._pieces[before - 1].end if before else 0,
             self._pieces[behind].start if behind < len(self._pieces) else self._lines,
         )
+
+
+def _is_alone(
+    head: int, places: dict[int, int], same: set[int], edit: Snippet, file: Original, above: Sequence[int]
+) -> bool:
+    """Whether a block begins with a key, or with a branch's condition right behind what it follows, that has no equal.
+
+    Nobody adds a second one of the same beside it.
+    """
+    text, place = file.stripped[places[head]], places[head]
+    if not KEY_ALONE.match(text):
+        before = next((row for row in range(head - 1, -1, -1) if edit.lines[row].strip()), -1)
+        if not BRANCH.match(text) or before not in same or any(file.stripped[places[before] + 1 : place]):
+            return False
+    return sum(above[one] == above[place] for one in file.places[text]) == 1
 
 
 def _end_of(head: int, edit: Snippet, flat: bool) -> int:

@@ -70,7 +70,7 @@ def _believed(original: str, update: str, output: str) -> Done:
     check_versions(pieces, edit, file.lines)
     check_deletions(pieces, edit, file.lines)
     judge = Judge(file.text)
-    check_siblings(pieces, edit, file.lines, flat=judge.flat)
+    check_siblings(pieces, edit, file.lines, judge.above, flat=judge.flat)
     if left_block(pieces, edit, file.lines) is not None:
         raise Refusal(REASON, "The model put lines of the update into another block than it does")
     said_lines = as_ended(text_of(pieces, edit, file), file)
