@@ -13,12 +13,15 @@ from reflexd.engine.apply.snippet import Snippet, name_of
 from reflexd.engine.apply.syntax import Judge, brackets
 
 BY = "With this update"
+IGNORED = "The file has this line once, and the update does not fit there: show more of what stands around it"
 MOVED = "This line would replace one of the same name in another block: show that block's first line"
 STRAYED = "This line would be taken from the block that it is in: show that block's first line, or more around this one"
 
 
 def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, file: Original) -> Refusal | None:
     """Return why an answer, `text`, that is made of such pieces is not sound; None where it is."""
+    if (ignored := _ignored(pieces, edit, file)) is not None:
+        return Refusal("ambiguous", IGNORED, ignored, file.places[edit.lines[ignored].strip()])
     gone = lost(judge.definitions, pieces, edit, file)
     if gone is not None:
         told = f"{BY} {gone.name} would be deleted, and it is not clear that this is meant"
@@ -43,6 +46,24 @@ def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, f
     if not own:
         own, places = _unbalanced(pieces, edit, file)
     return Refusal(wrong.reason, f"{BY} {wrong.what}", own[0] if own else None, places)
+
+
+def _ignored(pieces: Sequence[Piece], edit: Snippet, file: Original) -> int | None:
+    """Return a line beside a marker, or at an end of the edit, that is taken for new though the file has it once.
+
+    There an edit shows what it does not change.
+    """
+    places = {piece.line: piece.start for piece in pieces if piece.line >= 0}
+    rows = [row for row, line in enumerate(edit.lines) if line.strip()]
+    for number, row in enumerate(rows):
+        beside = {*rows[max(0, number - 1) : number], *rows[number + 1 : number + 2]}
+        if edit.markers[row] or (len(beside) == 2 and not any(edit.markers[one] for one in beside)):
+            continue
+        text, place = edit.lines[row].strip(), places.get(row, -1)
+        known = file.places.get(text, [])
+        if len(known) == 1 and place != known[0] and file.weights[known[0]] == 1:
+            return row
+    return None
 
 
 def _unbalanced(pieces: Sequence[Piece], edit: Snippet, file: Original) -> tuple[list[int], list[int]]:
