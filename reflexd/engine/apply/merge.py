@@ -23,7 +23,7 @@ from reflexd.engine.apply.leaks import check_leaks
 from reflexd.engine.apply.original import Original
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.rendering import BOM, File, as_ended, lines_of, read, said, set_apart, text_of
-from reflexd.engine.apply.siblings import check_siblings
+from reflexd.engine.apply.siblings import check_siblings, check_statements
 from reflexd.engine.apply.snippet import Snippet
 from reflexd.engine.apply.syntax import Judge
 
@@ -125,6 +125,7 @@ def _explained(file: File, edit: Snippet) -> Reading:
     check_anchors(pieces, edit, file.lines)
     check(pieces, edit, file.lines)
     check_siblings(pieces, edit, file.lines, judge.above, flat=judge.flat)
+    check_statements(pieces, edit, file.lines)
     return as_ended(set_apart(pieces, lines, edit, file, judge.flat), file), confidence
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import takewhile
 
-from reflexd.engine.apply.alignment import Piece
+from reflexd.engine.apply.alignment import WORD, Piece
 from reflexd.engine.apply.checks import VALUES, alike
 from reflexd.engine.apply.original import Original
 from reflexd.engine.apply.refusal import Refusal
@@ -20,6 +21,9 @@ from reflexd.engine.apply.snippet import Snippet, name_of
 
 MOST_COMPARED = 400
 MOST_INDENTED = 1 << 30
+LEAST_LED = 2
+"""Lines behind a statement that say something, so that they may be its own, as those of another are that one's."""
+LED_ALIKE = 0.5
 LONG, ALIKE = 16, 0.9
 """Characters of a line, and how alike it must be to one that is gone, to be that one changed."""
 CALLED = re.compile(r"""\w+(?=\s*\()|"[^"]*"|'[^']*'""")
@@ -29,6 +33,7 @@ KEY_ALONE = re.compile(r"""(?!try\b|do\b)["']?[\w$@./-]+["']?\s*:\s*(?:[\[{]|[|>
 BRANCH = re.compile(r"[}\s]*(?:if|elif|else|while|for|switch|match|unless|finally|default)\b")
 ITEM = "- "
 """Before an item of a list, whose keys are those of the others."""
+LEADS = "What follows this line may be new with it, or be there already: show the lines on both sides of the change"
 BESIDE = "This may be new beside a block like it, or take its place: show the line before it and the line behind it"
 
 
@@ -69,6 +74,43 @@ def check_siblings(
         new = [edit.lines[row] for row in rows if row not in same]
         if not _is_changed(line, new, [file.lines[place] for place in gone]):
             raise Refusal("ambiguous", BESIDE, head, [gone[0]])
+
+
+def check_statements(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
+    """Raise Refusal where a new line comes before lines that stand in the file often, and is like one that did.
+
+    They may be lines of its own, as the check of an error that follows each call: then the other one has lost its own.
+    """
+    for number, piece in enumerate(pieces):
+        if piece.line < 0 or piece.start >= 0 or not (text := edit.lines[piece.line].strip()):
+            continue
+        led = list(takewhile(lambda one: one.line >= 0 and one.start >= 0, pieces[number + 1 :]))
+        behind = pieces[number + 1 + len(led)] if number + 1 + len(led) < len(pieces) else None
+        places = [one.start for one in led if file.weights[one.start] >= WORD]
+        often = list(takewhile(lambda place: len(file.places[file.stripped[place]]) > 1, places))
+        before = next((one for one in reversed(pieces[:number]) if one.start >= 0), None)
+        if before is None or len(often) < LEAST_LED or not _follows(led, piece.line, edit, file):
+            continue
+        if before.line < 0 and before.end == led[0].start:
+            other = next(filter(None, reversed(file.stripped[before.start : before.end])), "")
+        elif before.line >= 0 and len(often) == len(places) and (behind is None or behind.line < 0):
+            gone = [line for line in file.stripped[before.end : led[0].start] if line]
+            other = gone[0] if len(gone) == 1 else ""
+        else:
+            continue
+        if _is_another(text, other):
+            raise Refusal("ambiguous", LEADS, piece.line, [led[0].start])
+
+
+def _follows(led: Sequence[Piece], line: int, edit: Snippet, file: Original) -> bool:
+    """Whether lines go on where a line ends: they are neither within its block nor the end of one that it is in."""
+    first = next(one.start for one in led if file.stripped[one.start])
+    return edit.indents[line] == file.indents[first] and not CLOSES.match(file.stripped[first])
+
+
+def _is_another(line: str, other: str) -> bool:
+    own, its = (name_of(text) or _said_by(CALLED.search(text)) for text in (line, other))
+    return bool(own and its) and own != its and alike(line, other, LED_ALIKE)
 
 
 class _Shown:

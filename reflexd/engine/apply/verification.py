@@ -24,7 +24,7 @@ from reflexd.engine.apply.original import read_original
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.rendering import BOM, File, as_ended, lines_of, parts, read, said, text_of
 from reflexd.engine.apply.scopes import left_block
-from reflexd.engine.apply.siblings import check_siblings
+from reflexd.engine.apply.siblings import check_siblings, check_statements
 from reflexd.engine.apply.snippet import Snippet, is_doubtful, is_marker
 from reflexd.engine.apply.syntax import Judge
 
@@ -71,6 +71,7 @@ def _believed(original: str, update: str, output: str) -> Done:
     check_deletions(pieces, edit, file.lines)
     judge = Judge(file.text)
     check_siblings(pieces, edit, file.lines, judge.above, flat=judge.flat)
+    check_statements(pieces, edit, file.lines)
     if left_block(pieces, edit, file.lines) is not None:
         raise Refusal(REASON, "The model put lines of the update into another block than it does")
     said_lines = as_ended(text_of(pieces, edit, file), file)
