@@ -137,12 +137,16 @@ CASES = [
         f'{MARK}\n{ITEMS}\n\nif __name__ == "__main__":\n    app.run()\n',
         ("\n\nif __name__", f"\n{ITEMS}\n\nif __name__"),
     ),
-    refused(
+    applied(
         "a method that ends as the one above it",
         STORE,
         f"{MARK}    def remove_everything(self):\n        item = list(self.items)\n        self.check(item)\n"
         f"        return item\n\n    def close(self):\n{MARK}",
-        "ambiguous",
+        (
+            "    def close",
+            "    def remove_everything(self):\n        item = list(self.items)\n        self.check(item)\n"
+            "        return item\n\n    def close",
+        ),
     ),
     applied(
         "a section that has the values of the one above it",

@@ -15,7 +15,7 @@ from itertools import takewhile
 from reflexd.engine.apply.alignment import WORD, Piece
 from reflexd.engine.apply.original import Original, weight
 from reflexd.engine.apply.refusal import Refusal
-from reflexd.engine.apply.snippet import Snippet, indent, name_of, opens
+from reflexd.engine.apply.snippet import VALUES, Snippet, defines, indent, name_of, opens
 
 FEW, MANY = 3, 8
 """Deleted lines from which on one of the sides must stand in the file once only, and from which on both."""
@@ -26,7 +26,6 @@ LEAST_ANCHOR = 0.75
 """What the known lines of each part of an edit must say together: a bracket is enough."""
 LEAST_WORD = 0.85
 """What the line must say that says most of all that are known: more than a bracket."""
-VALUES = ("= ", "const ", "let ", "var ", "val ")
 LEAST_KNOWN, LEAST_SHARE = 3, 0.45
 NEAR = 4
 """Lines on both sides of a boundary that are compared with each other."""
@@ -203,9 +202,7 @@ def check_versions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> No
 
 def _near(lines: Sequence[str]) -> list[str]:
     """Return the lines up to the first that begins a definition: what is behind it belongs to that."""
-    first = next(
-        (row for row, line in enumerate(lines) if name_of(line) and not name_of(line).startswith(VALUES)), NEAR
-    )
+    first = next((row for row, line in enumerate(lines) if defines(line)), NEAR)
     return list(lines[: first + 1])
 
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from reflexd.engine.apply.alignment import Alignment, Boundary, Piece
 from reflexd.engine.apply.checks import check_anchors
-from reflexd.engine.apply.complaints import BY, IGNORED, STRAYED, complaint
+from reflexd.engine.apply.complaints import BY, STRAYED, complaint, ignored
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.rendering import File, as_ended, text_of, words_of
 from reflexd.engine.apply.snippet import Snippet
@@ -93,9 +93,11 @@ class Choice:
         """Raise Refusal for a rival that is as good as the chosen one."""
         near = rival.cost <= chosen.cost + TIE
         # Where the chosen one deletes more than a rival, an unsound rival tells that more must be shown, too.
+        if ignored(rival.pieces, self._edit, self._file.lines) is not None:
+            return
         if self._judged < MOST_JUDGED and (near or self._gone(chosen) <= self._gone(rival)):
             wrong = self._is_unsound(rival, cheapest)
-            if wrong is not None and (near or wrong.message in (STRAYED, IGNORED) or not self._gone(chosen)):
+            if wrong is not None and (near or wrong.message == STRAYED or not self._gone(chosen)):
                 return
         places = [self._alignment.place_of(chosen.pieces, rival.boundary), rival.boundary.place]
         raise Refusal("ambiguous", TWO_WAYS, min(rival.boundary.row, len(self._edit.lines) - 1), places)

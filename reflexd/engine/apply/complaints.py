@@ -20,8 +20,8 @@ STRAYED = "This line would be taken from the block that it is in: show that bloc
 
 def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, file: Original) -> Refusal | None:
     """Return why an answer, `text`, that is made of such pieces is not sound; None where it is."""
-    if (ignored := _ignored(pieces, edit, file)) is not None:
-        return Refusal("ambiguous", IGNORED, ignored, file.places[edit.lines[ignored].strip()])
+    if (line := ignored(pieces, edit, file)) is not None:
+        return Refusal("ambiguous", IGNORED, line, file.places[edit.lines[line].strip()])
     gone = lost(judge.definitions, pieces, edit, file)
     if gone is not None:
         told = f"{BY} {gone.name} would be deleted, and it is not clear that this is meant"
@@ -48,7 +48,7 @@ def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, f
     return Refusal(wrong.reason, f"{BY} {wrong.what}", own[0] if own else None, places)
 
 
-def _ignored(pieces: Sequence[Piece], edit: Snippet, file: Original) -> int | None:
+def ignored(pieces: Sequence[Piece], edit: Snippet, file: Original) -> int | None:
     """Return a line beside a marker, or at an end of the edit, that is taken for new though the file has it once.
 
     There an edit shows what it does not change.

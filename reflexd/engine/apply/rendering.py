@@ -10,7 +10,7 @@ from msgspec import Struct
 from reflexd.engine.apply.alignment import Piece
 from reflexd.engine.apply.indentation import shifts
 from reflexd.engine.apply.original import Original, read_original
-from reflexd.engine.apply.snippet import Snippet, indent
+from reflexd.engine.apply.snippet import Snippet, defines, indent
 
 BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 
@@ -72,8 +72,8 @@ def text_of(pieces: Sequence[Piece], edit: Snippet, file: File) -> list[str]:
 def set_apart(pieces: Sequence[Piece], lines: Sequence[str], edit: Snippet, file: File, flat: bool) -> list[str]:
     """Return an answer's lines with the empty ones by which the edit sets new lines apart from a marker's.
 
-    In text, `flat`, they tell one paragraph from the next. In code many agents put them around a marker: there it is a
-    block of its own only if an empty line is at its other end, too.
+    In text, `flat`, they tell one paragraph from the next. In code many agents put them around a marker, or none before a
+    definition: there it is a block of its own only if an empty line is at its other end, too.
     """
     out: list[str] = []
     at = 0
@@ -81,8 +81,11 @@ def set_apart(pieces: Sequence[Piece], lines: Sequence[str], edit: Snippet, file
         behind = piece.line >= 0
         if number and (pieces[number - 1].line >= 0) != behind and out[-1].strip() and lines[at].strip():
             place, step = (number, 1) if behind else (number - 1, -1)
-            new = pieces[place].start < 0 and edit.is_apart(pieces[place].line - step, behind=behind)
-            if new and (flat or _is_block(pieces, place, step, edit)):
+            apart = edit.is_apart(pieces[place].line - step, behind=behind)
+            if not flat:
+                apart |= behind and defines(edit.lines[piece.line])
+                apart &= _is_block(pieces, place, step, edit)
+            if apart and pieces[place].start < 0:
                 out.append(file.ending)
         size = piece.end - piece.start if piece.line < 0 else 1
         out += lines[at : at + size]

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from reflexd.engine.apply.alignment import WORD, Piece
-from reflexd.engine.apply.checks import VALUES, alike
+from reflexd.engine.apply.checks import alike
 from reflexd.engine.apply.original import Original
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.scopes import CLOSES, SECTION
-from reflexd.engine.apply.snippet import Snippet, name_of
+from reflexd.engine.apply.snippet import Snippet, defines, name_of
 
 MOST_COMPARED = 400
 MOST_INDENTED = 1 << 30
@@ -37,9 +37,7 @@ LEADS = "What follows this line may be new with it, or be there already: show th
 BESIDE = "This may be new beside a block like it, or take its place: show the line before it and the line behind it"
 
 
-def check_siblings(
-    pieces: Sequence[Piece], edit: Snippet, file: Original, above: Sequence[int], *, flat: bool
-) -> None:
+def check_siblings(pieces: Sequence[Piece], edit: Snippet, file: Original, above: Sequence[int], *, flat: bool) -> None:
     """Raise Refusal where a block of the edit takes another one's place by lines alone that stand in the file often.
 
     `above`: what each of the file's lines is under (scopes.parents). `flat`: what follows a section's line belongs to it.
@@ -61,9 +59,9 @@ def check_siblings(
         gone = deleted[bisect_left(deleted, before) : bisect_left(deleted, behind)]
         if end == head or not gone or shown.holds(head, end):
             continue
-        header, name = shown.header[head], name_of(line)
+        header = shown.header[head]
         known = head in same and (header < 0 or header in same)
-        if known and name and not name.startswith(VALUES):
+        if known and defines(line):
             continue
         if known and places[head] < gone[0] and _is_alone(head, places, same, edit, file, above):
             continue

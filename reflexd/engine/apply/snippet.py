@@ -46,6 +46,8 @@ DEFINITION = re.compile(
     rf"^(?:{WORDS})*(def|defp|class|function\*?|fn|fun|func|sub|struct|interface|type|enum|trait|union|module|namespace|macro_rules!|"
     rf"const|let|var|val|impl)\s+(?:\([^)]*\)\s*)?((?:mut\s+)?[\w$.:<>]+)"
 )
+VALUES = ("= ", "const ", "let ", "var ", "val ")
+"""How the names of values begin."""
 KEY = re.compile(r"""^(?:-\s+)?(["']?[\w$@./-]+["']?)\s*(?::(?!:)|\??:|=(?!=)|:=|\+=)\s*(?=\S)""")
 BLOCK_KEY = re.compile(r"""^(["']?[\w$@./-]+["']?)\s*[:=]\s*[\[{(]?$""")
 
@@ -196,3 +198,9 @@ def name_of(line: str) -> str:
     if found := KEY.match(text) or BLOCK_KEY.match(text):
         return f"= {found[1]}"
     return ""
+
+
+def defines(line: str) -> bool:
+    """Whether a line begins what has a name of its own, as a function: a variable or a key may be defined anywhere."""
+    name = name_of(line)
+    return bool(name) and not name.startswith(VALUES)
