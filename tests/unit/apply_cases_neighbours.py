@@ -160,11 +160,11 @@ CASES = [
         f"{MARK}\nlint:\n\tgolint ./...\n\techo done\n\nclean:\n{MARK}",
         ("clean:", "lint:\n\tgolint ./...\n\techo done\n\nclean:"),
     ),
-    refused(
+    applied(
         "a job that begins as the one above it",
         JOBS,
         f"{MARK}  docs:\n    runs-on: debian\n    steps:\n      - run: docs\n\n  deploy:\n{MARK}",
-        "ambiguous",
+        ("\n  deploy:", "  docs:\n    runs-on: debian\n    steps:\n      - run: docs\n\n  deploy:"),
     ),
     applied(
         "a container beside one with the same limits",

@@ -19,14 +19,18 @@ from reflexd.engine.apply.syntax import Judge
 
 MARGIN = 0.6
 """An explanation that costs at most so much more than the best one is about as good."""
+KEEPING = 0.2
+"""One that keeps lines which the best one deletes, and deletes no others, must be as near as that."""
 TIE = 0.05
 """One that costs no more than so much more is no worse: it is told by whether its file is sound."""
 FURTHEST = 6.0
 """What an explanation may cost more at most than the cheapest, which cannot be."""
 MOST_TRACED = 64
 """Other explanations that are looked at, the cheapest first."""
-MOST_JUDGED = 12
-"""Different answers of which it is looked at whether they are sound."""
+LEAST_JUDGED, MOST_JUDGED = 12, 30
+"""Different answers of which it is looked at whether they are sound, of a large and of a small file."""
+JUDGED_CHARACTERS = 2_000_000
+"""What all of these may come to together."""
 TWO_WAYS = "The update fits the file in more than one way: show more around it"
 
 
@@ -51,6 +55,7 @@ class Choice:
         self._alignment = Alignment(file.lines, edit)
         self._told: Refusal | None = None
         self._judged = 0
+        self._most_judged = min(MOST_JUDGED, max(LEAST_JUDGED, JUDGED_CHARACTERS // max(1, len(file.text))))
 
     def best(self) -> tuple[list[Piece], float]:
         """Return the pieces of the one that is believed, and how sure it is; raises Refusal."""
@@ -69,7 +74,7 @@ class Choice:
             known.append(one.words)
             if chosen is not None:
                 self._compare(one, chosen, cheapest)
-            elif self._judged == MOST_JUDGED:
+            elif self._judged == self._most_judged:
                 break
             elif not self._is_unsound(one, cheapest):
                 chosen = one
@@ -93,9 +98,11 @@ class Choice:
         """Raise Refusal for a rival that is as good as the chosen one."""
         near = rival.cost <= chosen.cost + TIE
         # Where the chosen one deletes more than a rival, an unsound rival tells that more must be shown, too.
+        if rival.cost > chosen.cost + KEEPING and self._gone(rival) < self._gone(chosen):
+            return
         if ignored(rival.pieces, self._edit, self._file.lines) is not None:
             return
-        if self._judged < MOST_JUDGED and (near or self._gone(chosen) <= self._gone(rival)):
+        if self._judged < self._most_judged and (near or self._gone(chosen) <= self._gone(rival)):
             wrong = self._is_unsound(rival, cheapest)
             if wrong is not None and (near or wrong.message == STRAYED or not self._gone(chosen)):
                 return

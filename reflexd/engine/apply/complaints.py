@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
-from reflexd.engine.apply.alignment import Piece
+from reflexd.engine.apply.alignment import WORD, Piece
 from reflexd.engine.apply.definitions import lost
-from reflexd.engine.apply.original import Original
+from reflexd.engine.apply.original import Original, weight
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.scopes import headers_of, strayed
 from reflexd.engine.apply.snippet import Snippet, name_of
 from reflexd.engine.apply.syntax import Judge, brackets
 
 BY = "With this update"
-IGNORED = "The file has this line once, and the update does not fit there: show more of what stands around it"
+IGNORED = "The file has this line, and the update does not fit there: show more of what stands around it"
+MOST_REPEATED = 10
 MOVED = "This line would replace one of the same name in another block: show that block's first line"
 STRAYED = "This line would be taken from the block that it is in: show that block's first line, or more around this one"
 
 
 def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, file: Original) -> Refusal | None:
     """Return why an answer, `text`, that is made of such pieces is not sound; None where it is."""
-    if (line := ignored(pieces, edit, file)) is not None:
-        return Refusal("ambiguous", IGNORED, line, file.places[edit.lines[line].strip()])
+    if (known := ignored(pieces, edit, file)) is not None:
+        return Refusal("ambiguous", IGNORED, known[0], [known[1]])
     gone = lost(judge.definitions, pieces, edit, file)
     if gone is not None:
         told = f"{BY} {gone.name} would be deleted, and it is not clear that this is meant"
@@ -48,10 +50,11 @@ def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, f
     return Refusal(wrong.reason, f"{BY} {wrong.what}", own[0] if own else None, places)
 
 
-def ignored(pieces: Sequence[Piece], edit: Snippet, file: Original) -> int | None:
-    """Return a line beside a marker, or at an end of the edit, that is taken for new though the file has it once.
+def ignored(pieces: Sequence[Piece], edit: Snippet, file: Original) -> tuple[int, int] | None:
+    """Return a line of the edit that is taken for new though it stands in the file, and where.
 
-    There an edit shows what it does not change.
+    That is one beside a marker, or at an end of the edit, that the file has once, since there an edit shows what it
+    does not change; or the first of some that the lines beside them, which a marker stands for, end or begin with.
     """
     places = {piece.line: piece.start for piece in pieces if piece.line >= 0}
     rows = [row for row, line in enumerate(edit.lines) if line.strip()]
@@ -59,10 +62,24 @@ def ignored(pieces: Sequence[Piece], edit: Snippet, file: Original) -> int | Non
         beside = {*rows[max(0, number - 1) : number], *rows[number + 1 : number + 2]}
         if edit.markers[row] or (len(beside) == 2 and not any(edit.markers[one] for one in beside)):
             continue
-        text, place = edit.lines[row].strip(), places.get(row, -1)
-        known = file.places.get(text, [])
-        if len(known) == 1 and place != known[0] and file.weights[known[0]] == 1:
-            return row
+        known = file.places.get(edit.lines[row].strip(), [])
+        if len(known) == 1 and places.get(row, -1) != known[0] and file.weights[known[0]] >= WORD:
+            return row, known[0]
+    return _repeated(pieces, edit, file)
+
+
+def _repeated(pieces: Sequence[Piece], edit: Snippet, file: Original) -> tuple[int, int] | None:
+    for number, piece in enumerate(pieces):
+        if piece.line >= 0:
+            continue
+        kept = list(filter(None, file.stripped[piece.start : piece.end]))
+        for step, beside in ((1, pieces[number + 1 :]), (-1, pieces[:number][::-1])):
+            run = [one.line for one in takewhile(lambda one: one.line >= 0 and one.start < 0, beside)]
+            new = [edit.lines[row].strip() for row in run if edit.lines[row].strip()]
+            for size in range(1, min(len(new), len(kept), MOST_REPEATED) + 1):
+                own, its = (new[:size], kept[-size:]) if step > 0 else (new[:size][::-1], kept[:size])
+                if own == its and max(map(weight, own)) == 1:
+                    return run[0], piece.end - 1 if step > 0 else piece.start
     return None
 
 

@@ -72,8 +72,8 @@ def text_of(pieces: Sequence[Piece], edit: Snippet, file: File) -> list[str]:
 def set_apart(pieces: Sequence[Piece], lines: Sequence[str], edit: Snippet, file: File, flat: bool) -> list[str]:
     """Return an answer's lines with the empty ones by which the edit sets new lines apart from a marker's.
 
-    In text, `flat`, they tell one paragraph from the next. In code many agents put them around a marker, or none before a
-    definition: there it is a block of its own only if an empty line is at its other end, too.
+    In text, `flat`, they tell one paragraph from the next. In code many agents put them around a marker, or none
+    before a definition: there it is a block of its own only if an empty line is at its other end, too.
     """
     out: list[str] = []
     at = 0

@@ -14,7 +14,7 @@ from itertools import takewhile
 
 from reflexd.engine.apply.alignment import WORD, Piece
 from reflexd.engine.apply.checks import alike
-from reflexd.engine.apply.original import Original
+from reflexd.engine.apply.original import Original, weight
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.scopes import CLOSES, SECTION
 from reflexd.engine.apply.snippet import Snippet, defines, name_of
@@ -40,7 +40,8 @@ BESIDE = "This may be new beside a block like it, or take its place: show the li
 def check_siblings(pieces: Sequence[Piece], edit: Snippet, file: Original, above: Sequence[int], *, flat: bool) -> None:
     """Raise Refusal where a block of the edit takes another one's place by lines alone that stand in the file often.
 
-    `above`: what each of the file's lines is under (scopes.parents). `flat`: what follows a section's line belongs to it.
+    `above`: what each of the file's lines is under (scopes.parents). `flat`: what follows a section's line belongs to
+    it.
     """
     places = {piece.line: piece.start for piece in pieces if piece.line >= 0 and piece.start >= 0}
     same = {row for row, place in places.items() if file.stripped[place] == edit.lines[row].strip()}
@@ -82,22 +83,29 @@ def check_statements(pieces: Sequence[Piece], edit: Snippet, file: Original) -> 
     for number, piece in enumerate(pieces):
         if piece.line < 0 or piece.start >= 0 or not (text := edit.lines[piece.line].strip()):
             continue
-        led = list(takewhile(lambda one: one.line >= 0 and one.start >= 0, pieces[number + 1 :]))
-        behind = pieces[number + 1 + len(led)] if number + 1 + len(led) < len(pieces) else None
-        places = [one.start for one in led if file.weights[one.start] >= WORD]
-        often = list(takewhile(lambda place: len(file.places[file.stripped[place]]) > 1, places))
-        before = next((one for one in reversed(pieces[:number]) if one.start >= 0), None)
-        if before is None or len(often) < LEAST_LED or not _follows(led, piece.line, edit, file):
+        led = list(takewhile(_is_shown, pieces[number + 1 :]))
+        said = [file.stripped[one.start] for one in led if file.stripped[one.start]]
+        own = list(takewhile(lambda line: len(file.places[line]) > 1, said))
+        if sum(weight(line) >= WORD for line in own) < LEAST_LED or not _follows(led, piece.line, edit, file):
             continue
-        if before.line < 0 and before.end == led[0].start:
+        before = next((one for one in reversed(pieces[:number]) if one.start >= 0), Piece(0, 0))
+        if before.line < 0:
+            held = before.end != led[0].start
             other = next(filter(None, reversed(file.stripped[before.start : before.end])), "")
-        elif before.line >= 0 and len(often) == len(places) and (behind is None or behind.line < 0):
+        else:
+            ahead = [file.stripped[one.start] for one in takewhile(_is_shown, reversed(pieces[:number]))]
+            behind = next(iter(pieces[number + 1 + len(led) :]), None)
+            tail = own[-len(list(filter(None, ahead))) :][::-1]
+            held = len(own) < len(said) or (behind is not None and behind.line >= 0)
+            held &= list(filter(None, ahead)) != tail
             gone = [line for line in file.stripped[before.end : led[0].start] if line]
             other = gone[0] if len(gone) == 1 else ""
-        else:
-            continue
-        if _is_another(text, other):
+        if not held and _is_another(text, other):
             raise Refusal("ambiguous", LEADS, piece.line, [led[0].start])
+
+
+def _is_shown(piece: Piece) -> bool:
+    return piece.line >= 0 and piece.start >= 0
 
 
 def _follows(led: Sequence[Piece], line: int, edit: Snippet, file: Original) -> bool:
