@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Struct
 
 from reflexd.engine.apply.original import Costs, Original, weight, without_space
-from reflexd.engine.apply.snippet import Snippet, name_of
+from reflexd.engine.apply.snippet import Snippet, is_item, name_of
 
 OPEN, EACH, OUT_OF_SCOPE, DEFINES = 0.7, 0.1, 0.6, 0.4
 """Of a deletion: by itself; of each line; more where it is indented less than all of the edit around it, and where it
@@ -26,6 +26,8 @@ WORD = 0.9
 TWICE = (4.0, 1.5, 1.0)
 """Of a new line that the file has already, as a multiple of a new one's: where it or the edit has it once, twice or
 more often."""
+PINNED = 12.0
+"""The same where the file has it once, and it is beside a marker or at an end of the edit: it is shown to be found."""
 REINDENTED = 0.12
 SPACED, NAMED, KEYED = 0.2, 0.45, 0.6
 """Of a line that says the same as a line of the file with other spaces, or that defines the same in other words."""
@@ -92,7 +94,7 @@ class Alignment:
         for row, line in enumerate(snippet.lines):
             if not snippet.markers[row]:
                 # Behind a marker an item of a list is one of many: its first key tells it from the others.
-                item = line.lstrip().startswith("- ") and (row == 0 or snippet.markers[row - 1])
+                item = is_item(line) and (row == 0 or snippet.markers[row - 1])
                 if item or line not in alike:
                     alike[line] = self._matches(row, named=not item)
                 self._match[row] = alike[line] if not item else alike.pop(line)
@@ -218,6 +220,8 @@ class Alignment:
             return cost + TAG
         if cost < WORD or not often:
             return cost
+        if often == 1 == self._own[text] and self._snippet.is_edge(row):
+            return cost * PINNED
         return cost * TWICE[min(max(often, self._own[text]), len(TWICE)) - 1]
 
     def _edges(self, row: int) -> tuple[Costs, Costs]:

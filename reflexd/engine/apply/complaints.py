@@ -57,13 +57,9 @@ def ignored(pieces: Sequence[Piece], edit: Snippet, file: Original) -> tuple[int
     does not change; or the first of some that the lines beside them, which a marker stands for, end or begin with.
     """
     places = {piece.line: piece.start for piece in pieces if piece.line >= 0}
-    rows = [row for row, line in enumerate(edit.lines) if line.strip()]
-    for number, row in enumerate(rows):
-        beside = {*rows[max(0, number - 1) : number], *rows[number + 1 : number + 2]}
-        if edit.markers[row] or (len(beside) == 2 and not any(edit.markers[one] for one in beside)):
-            continue
-        known = file.places.get(edit.lines[row].strip(), [])
-        if len(known) == 1 and places.get(row, -1) != known[0] and file.weights[known[0]] >= WORD:
+    for row, line in enumerate(edit.lines):
+        known = file.places.get(line.strip(), [])
+        if len(known) == 1 and places.get(row, -1) != known[0] and file.weights[known[0]] >= WORD and edit.is_edge(row):
             return row, known[0]
     return _repeated(pieces, edit, file)
 

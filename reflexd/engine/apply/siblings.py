@@ -17,7 +17,7 @@ from reflexd.engine.apply.checks import alike
 from reflexd.engine.apply.original import Original, weight
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.scopes import CLOSES, SECTION
-from reflexd.engine.apply.snippet import Snippet, defines, name_of
+from reflexd.engine.apply.snippet import Snippet, defines, is_item, name_of
 
 MOST_COMPARED = 400
 MOST_INDENTED = 1 << 30
@@ -31,8 +31,6 @@ CALLED = re.compile(r"""\w+(?=\s*\()|"[^"]*"|'[^']*'""")
 KEY_ALONE = re.compile(r"""(?!try\b|do\b)["']?[\w$@./-]+["']?\s*:\s*(?:[\[{]|[|>][+-]?)?$""")
 """A key with a block: a mapping has it once."""
 BRANCH = re.compile(r"[}\s]*(?:if|elif|else|while|for|switch|match|unless|finally|default)\b")
-ITEM = "- "
-"""Before an item of a list, whose keys are those of the others."""
 LEADS = "What follows this line may be new with it, or be there already: show the lines on both sides of the change"
 BESIDE = "This may be new beside a block like it, or take its place: show the line before it and the line behind it"
 
@@ -247,4 +245,4 @@ def _said_by(found: re.Match[str] | None) -> str:
 
 
 def _name_of(line: str) -> str:
-    return "" if line.lstrip().startswith(ITEM) else name_of(line)
+    return "" if is_item(line) else name_of(line)

@@ -69,13 +69,13 @@ class Snippet(Struct, frozen=True):
         """Return how far at most what a marker stands for is indented to begin with.
 
         That is as far as the marker, but many write it at the line's begin: then as far as the lines before it, and
-        behind a line that opens something any further.
+        behind a line that opens something, as an item of a list, any further.
         """
         own = self.indents[row]
         if row == 0 or self.markers[row - 1]:
             return own
         before = next((place for place in range(row - 1, -1, -1) if self.lines[place].strip()), 0)
-        if self.indents[before] >= own and opens(self.lines[before]):
+        if self.indents[before] >= own and (opens(self.lines[before]) or is_item(self.lines[before])):
             return ANY_LEVEL
         start = before
         while start and not self.markers[start - 1]:
@@ -87,6 +87,14 @@ class Snippet(Struct, frozen=True):
         if not (0 <= row < len(self.markers) and self.markers[row]):
             return False
         return self.apart[row] if not behind else row + 1 < len(self.rows) and self.apart[row + 1]
+
+    def is_edge(self, row: int) -> bool:
+        """Whether a line is beside a marker or at an end of the edit, apart from empty ones."""
+        rows = range(len(self.lines))
+        beside = (
+            next((one for one in way if self.lines[one].strip()), -1) for way in (rows[:row][::-1], rows[row + 1 :])
+        )
+        return not self.markers[row] and any(one < 0 or self.markers[one] for one in beside)
 
     def header(self, row: int) -> int:
         """Return the nearest line before one, up to a marker, that is indented less; -1 for none."""
@@ -162,6 +170,11 @@ def opens(line: str) -> bool:
     """Whether lines that are indented further follow a line: it ends in a bracket or colon, or begins a definition."""
     text = line.rstrip()
     return text.endswith(("{", "(", "[", ":")) or DEFINITION.match(text.lstrip()) is not None
+
+
+def is_item(line: str) -> bool:
+    """Whether a line begins an item of a list, whose other keys are indented further."""
+    return line.lstrip().startswith("- ")
 
 
 def is_doubtful(line: str) -> bool:
