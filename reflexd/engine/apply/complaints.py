@@ -65,17 +65,27 @@ def ignored(pieces: Sequence[Piece], edit: Snippet, file: Original) -> tuple[int
 
 
 def _repeated(pieces: Sequence[Piece], edit: Snippet, file: Original) -> tuple[int, int] | None:
+    """Return a new line and one beside it that is kept, where each is of some that say the same: they would be doubled.
+
+    That the edit shows what is at a marker's end, and shows it there; or a block begins, or ends, as the one beside it
+    and with lines that the file has once: it is that one changed.
+    """
     for number, piece in enumerate(pieces):
         if piece.line >= 0:
             continue
         kept = list(filter(None, file.stripped[piece.start : piece.end]))
         for step, beside in ((1, pieces[number + 1 :]), (-1, pieces[:number][::-1])):
-            run = [one.line for one in takewhile(lambda one: one.line >= 0 and one.start < 0, beside)]
-            new = [edit.lines[row].strip() for row in run if edit.lines[row].strip()]
-            for size in range(1, min(len(new), len(kept), MOST_REPEATED) + 1):
-                own, its = (new[:size], kept[-size:]) if step > 0 else (new[:size][::-1], kept[:size])
-                if own == its and max(map(weight, own)) == 1:
-                    return run[0], piece.end - 1 if step > 0 else piece.start
+            rows = [one.line for one in takewhile(lambda one: one.line >= 0 and one.start < 0, beside)]
+            new = list(filter(None, (edit.lines[row].strip() for row in rows)))
+            most = min(len(new), len(kept), MOST_REPEATED)
+            shown = any(
+                new[:size] == (kept[-size:] if step > 0 else kept[:size][::-1]) and max(map(weight, new[:size])) == 1
+                for size in range(1, most + 1)
+            )
+            same = takewhile(lambda two: two[0] == two[1], zip(new[::-1], kept[::-step], strict=False))
+            once = [len(file.places[one]) == 1 for one, _ in same]
+            if shown or (len(once) > 1 and all(once)):
+                return rows[0], piece.end - 1 if step > 0 else piece.start
     return None
 
 
