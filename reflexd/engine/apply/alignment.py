@@ -220,7 +220,7 @@ class Alignment:
             return cost + TAG
         if cost < WORD or not often:
             return cost
-        if often == 1 == self._own[text] and self._snippet.is_edge(row):
+        if often == 1 and self._snippet.is_edge(row):
             return cost * PINNED
         return cost * TWICE[min(max(often, self._own[text]), len(TWICE)) - 1]
 
