@@ -26,7 +26,7 @@ WORD = 0.9
 TWICE = (4.0, 1.5, 1.0)
 """Of a new line that the file has already, as a multiple of a new one's: where it or the edit has it once, twice or
 more often."""
-PINNED = 12.0
+PINNED = 100.0
 """The same where the file has it once, and it is beside a marker or at an end of the edit: it is shown to be found."""
 REINDENTED = 0.12
 SPACED, NAMED, KEYED = 0.2, 0.45, 0.6
