@@ -15,19 +15,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from msgspec import Struct
 
-from reflexd.engine.apply.original import Costs, Original, weight, without_space
+from reflexd.engine.apply.original import WORD, Costs, Original, weight, without_space
+from reflexd.engine.apply.pins import pins
 from reflexd.engine.apply.snippet import Snippet, is_item, name_of
 
 OPEN, EACH, OUT_OF_SCOPE, DEFINES = 0.7, 0.1, 0.6, 0.4
 """Of a deletion: by itself; of each line; more where it is indented less than all of the edit around it, and where it
 defines what the edit does not."""
-WORD = 0.9
-"""What a line says at least that is more than brackets."""
 TWICE = (4.0, 1.5, 1.0)
 """Of a new line that the file has already, as a multiple of a new one's: where it or the edit has it once, twice or
 more often."""
 PINNED = 100.0
-"""The same where the file has it once, and it is beside a marker or at an end of the edit: it is shown to be found."""
+"""The same of a line that tells where the edit belongs (pins.py)."""
 REINDENTED = 0.12
 SPACED, NAMED, KEYED = 0.2, 0.45, 0.6
 """Of a line that says the same as a line of the file with other spaces, or that defines the same in other words."""
@@ -81,6 +80,7 @@ class Alignment:
         m, n = len(snippet.lines), len(original.lines)
         self._own = Counter(line.strip() for line in snippet.lines)
         self._named = Counter(name_of(line) for line in snippet.lines)
+        self._pins = pins(snippet, original)
         self._segments = self._segment_costs()
         self._tail = np.full(n + 1, IMPLIED, dtype=np.float32)
         self._lead = self._tail.copy()
@@ -220,7 +220,7 @@ class Alignment:
             return cost + TAG
         if cost < WORD or not often:
             return cost
-        if often == 1 and self._snippet.is_edge(row):
+        if row in self._pins:
             return cost * PINNED
         return cost * TWICE[min(max(often, self._own[text]), len(TWICE)) - 1]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from itertools import takewhile
 
-from reflexd.engine.apply.alignment import WORD, Piece
-from reflexd.engine.apply.original import Original, weight
+from reflexd.engine.apply.alignment import Piece
+from reflexd.engine.apply.original import WORD, Original, weight
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.snippet import VALUES, Snippet, defines, indent, name_of, opens
 

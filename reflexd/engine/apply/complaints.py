@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
-from reflexd.engine.apply.alignment import WORD, Piece
+from reflexd.engine.apply.alignment import Piece
 from reflexd.engine.apply.definitions import lost
 from reflexd.engine.apply.original import Original, weight
+from reflexd.engine.apply.pins import pins
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.scopes import headers_of, strayed
 from reflexd.engine.apply.snippet import Snippet, name_of
@@ -53,14 +54,12 @@ def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, f
 def ignored(pieces: Sequence[Piece], edit: Snippet, file: Original) -> tuple[int, int] | None:
     """Return a line of the edit that is taken for new though it stands in the file, and where.
 
-    That is one beside a marker, or at an end of the edit, that the file has once, since there an edit shows what it
-    does not change; or the first of some that the lines beside them, which a marker stands for, end or begin with.
+    That is one that tells where the edit belongs (pins.py), or one of some that are beside others that say the same.
     """
     places = {piece.line: piece.start for piece in pieces if piece.line >= 0}
-    for row, line in enumerate(edit.lines):
-        known = file.places.get(line.strip(), [])
-        if len(known) == 1 and places.get(row, -1) != known[0] and file.weights[known[0]] >= WORD and edit.is_edge(row):
-            return row, known[0]
+    for row, place in pins(edit, file).items():
+        if places.get(row, -1) != place:
+            return row, place
     return _repeated(pieces, edit, file)
 
 

@@ -12,6 +12,9 @@ from reflexd.engine.apply.snippet import indent, name_of
 
 Costs = NDArray[np.float32]
 
+WORD = 0.9
+"""What a line weighs at least that is more than brackets."""
+
 
 class Original(Struct, frozen=True):
     """The lines of a file [n]: without the space around them, and how far each is indented."""

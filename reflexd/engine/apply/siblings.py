@@ -12,9 +12,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import takewhile
 
-from reflexd.engine.apply.alignment import WORD, Piece
+from reflexd.engine.apply.alignment import Piece
 from reflexd.engine.apply.checks import alike
-from reflexd.engine.apply.original import Original, weight
+from reflexd.engine.apply.original import WORD, Original, weight
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.scopes import CLOSES, SECTION
 from reflexd.engine.apply.snippet import Snippet, defines, is_item, name_of

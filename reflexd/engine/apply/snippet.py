@@ -88,14 +88,6 @@ class Snippet(Struct, frozen=True):
             return False
         return self.apart[row] if not behind else row + 1 < len(self.rows) and self.apart[row + 1]
 
-    def is_edge(self, row: int) -> bool:
-        """Whether a line is beside a marker or at an end of the edit, apart from empty ones."""
-        rows = range(len(self.lines))
-        beside = (
-            next((one for one in way if self.lines[one].strip()), -1) for way in (rows[:row][::-1], rows[row + 1 :])
-        )
-        return not self.markers[row] and any(one < 0 or self.markers[one] for one in beside)
-
     def header(self, row: int) -> int:
         """Return the nearest line before one, up to a marker, that is indented less; -1 for none."""
         for place in range(row - 1, -1, -1):
