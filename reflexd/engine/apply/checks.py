@@ -15,6 +15,7 @@ from itertools import takewhile
 from reflexd.engine.apply.alignment import Piece
 from reflexd.engine.apply.original import WORD, Original, weight
 from reflexd.engine.apply.refusal import Refusal
+from reflexd.engine.apply.scopes import CLOSES
 from reflexd.engine.apply.snippet import VALUES, Snippet, defines, indent, name_of, opens
 
 FEW, MANY = 3, 8
@@ -112,8 +113,12 @@ def _ends(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
         0 if edit.markers[row] or piece.line >= 0 else said(file.stripped[piece.start : piece.end])
         for piece, row in ends
     ]
+    places = {piece.line: piece.start for piece in pieces}
     for (piece, row), lines in zip(ends, left_out, strict=True):
-        if 0 < lines <= FEW_AT_ENDS >= max(left_out):
+        text = next(filter(None, file.stripped[piece.start : piece.end])) if lines else ""
+        closes = row > 0 and (CLOSES.match(text) or CLOSES.match(edit.lines[row].strip()))
+        begins = row == 0 and places.get(row, -1) >= 0
+        if 0 < lines <= FEW_AT_ENDS and (max(left_out) <= FEW_AT_ENDS or not (closes or begins)):
             raise Refusal("ambiguous", AT_END, row, [piece.start])
 
 
@@ -128,14 +133,21 @@ def _cut_ends(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
             continue
         if edit.markers[row] or first.line < 0:
             raise Refusal("unbounded_deletion", BESIDE, row, [first.start])
-        new = 0
-        for piece in lines:
-            if piece is first:
-                break
-            new += bool(edit.lines[piece.line].strip())
+        come = [edit.lines[piece.line].strip() for piece in lines[: lines.index(first)]]
+        new = said(come)
+        if file.stripped[first.start] != edit.lines[max(first.line, 0)].strip():
+            come.append(edit.lines[max(first.line, 0)].strip())
+        if step > 0 and not all(any(_replaces(text, line.strip()) for text in come) for line in gone if line.strip()):
+            raise Refusal("ambiguous", AT_END, row, [0])
         again = file.stripped[first.start] and file.lines[first.start] in gone
         if again or said(list(map(str.strip, gone))) > 3 * new or (step < 0 and _leaves(gone, new, edit.indents[row])):
             raise Refusal("ambiguous", AT_END, row, [first.start])
+
+
+def _replaces(text: str, gone: str) -> bool:
+    if (one := IMPORT.match(text)) and (other := IMPORT.match(gone)):
+        text, gone = text[one.end() :], gone[other.end() :]
+    return bool(text) and (alike(text, gone, VERSION_ALIKE) or (name_of(text) == name_of(gone) != ""))
 
 
 def _leaves(gone: Sequence[str], new: int, level: int) -> bool:

@@ -11,7 +11,8 @@ from reflexd.engine.apply.original import Original, weight
 from reflexd.engine.apply.pins import pins
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.scopes import headers_of, strayed
-from reflexd.engine.apply.snippet import Snippet, name_of
+from reflexd.engine.apply.snippet import Snippet, name_of, opens
+from reflexd.engine.apply.structure import torn, unplaced
 from reflexd.engine.apply.syntax import Judge, brackets
 
 BY = "With this update"
@@ -40,6 +41,8 @@ def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, f
     if stray is not None:
         row, place = origins[stray]
         return Refusal("ambiguous", STRAYED, max(row, 0), [place])
+    if (tear := _torn(lines, origins, pieces, edit, file, judge)) is not None:
+        return tear
     wrong = judge.complaint(text)
     if wrong is None:
         return None
@@ -49,6 +52,22 @@ def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, f
     if not own:
         own, places = _unbalanced(pieces, edit, file)
     return Refusal(wrong.reason, f"{BY} {wrong.what}", own[0] if own else None, places)
+
+
+def _torn(
+    lines: Sequence[str],
+    origins: Sequence[tuple[int, int]],
+    pieces: Sequence[Piece],
+    edit: Snippet,
+    file: Original,
+    judge: Judge,
+) -> Refusal | None:
+    """Return a Refusal where an answer tears blocks apart (structure.py)."""
+    if (number := torn(lines, origins, file, judge.above, judge.flat)) is not None:
+        return Refusal("ambiguous", STRAYED, max(origins[number][0], 0), [origins[number][1]])
+    if (row := unplaced(pieces, edit, file)) is not None:
+        return Refusal("ambiguous", IGNORED, row, file.places[edit.lines[row].strip()])
+    return None
 
 
 def ignored(pieces: Sequence[Piece], edit: Snippet, file: Original) -> tuple[int, int] | None:
@@ -83,7 +102,7 @@ def _repeated(pieces: Sequence[Piece], edit: Snippet, file: Original) -> tuple[i
             )
             same = takewhile(lambda two: two[0] == two[1], zip(new[::-1], kept[::-step], strict=False))
             once = [len(file.places[one]) == 1 for one, _ in same]
-            if shown or (len(once) > 1 and all(once)):
+            if shown or (all(once) and (len(once) > 1 or (once and opens(new[-1])))):
                 return rows[0], piece.end - 1 if step > 0 else piece.start
     return None
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 from tree_sitter import Language, Node, Query, QueryCursor, Tree
 
-from reflexd.engine.apply.alignment import WORD, Piece
-from reflexd.engine.apply.original import Original
+from reflexd.engine.apply.alignment import Piece
+from reflexd.engine.apply.original import WORD, Original
 from reflexd.engine.apply.snippet import Snippet, indent, name_of
 
 DEFINING = [

@@ -15,7 +15,7 @@ from msgspec import Struct
 from reflexd.engine.apply import snippet as snippets
 from reflexd.engine.apply.alignment import Piece
 from reflexd.engine.apply.changes import changed_lines, kept_lines
-from reflexd.engine.apply.checks import AT_END, EMPTY_MARKER, FEW, check, check_anchors
+from reflexd.engine.apply.checks import AT_END, EMPTY_MARKER, check, check_anchors
 from reflexd.engine.apply.choice import Choice
 from reflexd.engine.apply.complaints import BY
 from reflexd.engine.apply.indentation import placed, restyled
@@ -47,6 +47,7 @@ class Merged(Struct, frozen=True, kw_only=True):
     confidence: float
 
 
+UNCHANGED = "The update changes nothing: it has been applied, or show the lines on both sides of what is to go"
 Reading = tuple[str, float]
 """A new file, and how sure it is."""
 
@@ -63,6 +64,8 @@ def merge(original: str, update: str) -> Merged:
             told.line += next(row for row, line in enumerate(update.removeprefix(BOM).split("\n")) if line.strip())
         raise
     text = bom + merged[0]
+    if text == original and update.strip() != original.removeprefix(BOM).strip():
+        raise Refusal("ambiguous", UNCHANGED, 0)
     check_leaks(original, update, text)
     return Merged(text=text, changed=changed_lines(original.split("\n"), text.split("\n")), confidence=merged[1])
 
@@ -159,7 +162,7 @@ def _check_rewritten(file: File, lines: Sequence[str], edited: int) -> None:
     (start, first, _), (last, end, size) = kept[0], kept[-1]
     left = len(before) - last - size
     for gone, come, row, place in ((start, first, 0, 0), (left, len(after) - end - size, edited - 1, last + size)):
-        if gone >= FEW and not come:
+        if gone and not come:
             raise Refusal("ambiguous", AT_END, row, [spoken[place]])
 
 

@@ -116,7 +116,7 @@ def parts(pieces: Sequence[Piece], edit: Snippet, file: File) -> Iterator[tuple[
         line = edit.lines[piece.line]
         pad = shift[piece.line]
         if pad and line.strip():
-            line = pad + line if not pad.startswith("-") else line[len(pad) - 1 :]
+            line = pad + line if not pad.startswith("-") else line[min(len(pad) - 1, len(line) - len(line.lstrip())) :]
         if piece.start >= 0 and file.lines.stripped[piece.start] == line.strip():
             own = file.lines.lines[piece.start]
             if indent(own) == indent(line) or not line.strip():

@@ -62,14 +62,16 @@ def check_siblings(pieces: Sequence[Piece], edit: Snippet, file: Original, above
         known = head in same and (header < 0 or header in same)
         if known and defines(line):
             continue
-        if known and places[head] < gone[0] and _is_alone(head, places, same, edit, file, above):
+        if known and places[head] < gone[0] and _is_alone(head, end, places, same, edit, file, above):
             continue
         rows = [row for row in range(head, end + 1) if edit.lines[row].strip()]
         own = [row for row in rows if row in same]
-        if not own or len(own) == len(rows) or any(row in once and file.weights[places[row]] == 1 for row in own):
+        alone = sum(row in once and file.weights[places[row]] == 1 for row in own)
+        texts = [file.lines[place] for place in gone]
+        if not own or len(own) == len(rows) or (alone and not _is_renamed(line, texts, alone, len(rows))):
             continue
         new = [edit.lines[row] for row in rows if row not in same]
-        if not _is_changed(line, new, [file.lines[place] for place in gone]):
+        if not _is_changed(line, new, texts):
             raise Refusal("ambiguous", BESIDE, head, [gone[0]])
 
 
@@ -192,16 +194,22 @@ class _Placed:
 
 
 def _is_alone(
-    head: int, places: dict[int, int], same: set[int], edit: Snippet, file: Original, above: Sequence[int]
+    head: int, end: int, places: dict[int, int], same: set[int], edit: Snippet, file: Original, above: Sequence[int]
 ) -> bool:
     """Whether a block begins with a key, or with a branch's condition right behind what it follows, that has no equal.
 
     Nobody adds a second one of the same beside it.
     """
     text, place = file.stripped[places[head]], places[head]
-    if not KEY_ALONE.match(text):
+    if KEY_ALONE.match(text):
+        if len(file.places[text]) > 1 and edit.header(head) < 0:
+            return False
+    else:
         before = next((row for row in range(head - 1, -1, -1) if edit.lines[row].strip()), -1)
+        behind = next((row for row in range(end + 1, len(edit.lines)) if edit.lines[row].strip()), -1)
         if not BRANCH.match(text) or before not in same or any(file.stripped[places[before] + 1 : place]):
+            return False
+        if behind < 0 or edit.markers[behind]:
             return False
     return sum(above[one] == above[place] for one in file.places[text]) == 1
 
@@ -238,6 +246,12 @@ def _is_changed(head: str, new: Sequence[str], gone: Sequence[str]) -> bool:
         )
         for line in new
     )
+
+
+def _is_renamed(head: str, gone: Sequence[str], alone: int, rows: int) -> bool:
+    """Whether a block has a name that none which is gone has, and few lines that only one of these can have had."""
+    named = defines(head) and all(name_of(line) != name_of(head) for line in gone)
+    return named and alone * 4 < rows
 
 
 def _said_by(found: re.Match[str] | None) -> str:
