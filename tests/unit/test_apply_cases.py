@@ -8,6 +8,7 @@ from reflexd.engine.apply.merge import merge
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.snippet import is_marker
 from tests.unit import (
+    apply_cases_blocks,
     apply_cases_bytes,
     apply_cases_comments,
     apply_cases_config,
@@ -25,6 +26,7 @@ from tests.unit import (
 from tests.unit.apply_cases import Case
 
 CASES = [
+    *apply_cases_blocks.CASES,
     *apply_cases_bytes.CASES,
     *apply_cases_comments.CASES,
     *apply_cases_config.CASES,

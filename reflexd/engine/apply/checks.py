@@ -137,7 +137,10 @@ def _cut_ends(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
         new = said(come)
         if file.stripped[first.start] != edit.lines[max(first.line, 0)].strip():
             come.append(edit.lines[max(first.line, 0)].strip())
-        if step > 0 and not all(any(_replaces(text, line.strip()) for text in come) for line in gone if line.strip()):
+        if step > 0 and (
+            said(list(map(str.strip, gone))) > len(come)
+            or not all(any(_replaces(text, line.strip()) for text in come) for line in gone if line.strip())
+        ):
             raise Refusal("ambiguous", AT_END, row, [0])
         again = file.stripped[first.start] and file.lines[first.start] in gone
         if again or said(list(map(str.strip, gone))) > 3 * new or (step < 0 and _leaves(gone, new, edit.indents[row])):

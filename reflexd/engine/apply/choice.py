@@ -23,7 +23,8 @@ MARGIN = 0.6
 KEEPING = 0.2
 """One that keeps lines which the best one deletes, and deletes no others, must be as near as that."""
 LEAVING = 1.2
-"""The same of one whose markers stay in the blocks that they are in, where those of the best one do not."""
+"""The same of one whose markers stay in the blocks that they are in, where one of the best one does not; FURTHEST where
+that one is directly behind the block's first line."""
 TIE = 0.05
 """One that costs no more than so much more is no worse: it is told by whether its file is sound."""
 FURTHEST = 6.0
@@ -66,30 +67,39 @@ class Choice:
         cheapest = next(explanations)
         check_anchors(cheapest.pieces, self._edit, self._file.lines)
         chosen, nearest = None if self._is_unsound(cheapest, cheapest) else cheapest, MARGIN
-        inside = self._stays(chosen)
+        further = self._margin(chosen)
         known = [cheapest.words]
         for one in explanations:
-            if one.cost > (chosen.cost + (MARGIN if inside else LEAVING) if chosen else cheapest.cost + FURTHEST):
+            if one.cost > (chosen.cost + further if chosen else cheapest.cost + FURTHEST):
                 break
             if one.words in known:
                 if chosen is not None and one.words == chosen.words:
                     nearest = min(nearest, one.cost - chosen.cost)
                 continue
             known.append(one.words)
-            if chosen is not None and one.cost > chosen.cost + MARGIN and not self._stays(one):
+            if chosen is not None and one.cost > chosen.cost + MARGIN and not self._is_inside(one, cheapest):
                 continue
             if chosen is not None:
                 self._compare(one, chosen, cheapest)
             elif self._judged == self._most_judged:
                 break
             elif not self._is_unsound(one, cheapest):
-                chosen, inside = one, self._stays(one)
+                chosen, further = one, self._margin(one)
         if chosen is None:
             raise self._told or Refusal("ambiguous", f"{BY} nothing fits")
         return chosen.pieces, round(0.5 + 0.5 * max(0.0, nearest) / MARGIN, 2)
 
-    def _stays(self, one: Explanation | None) -> bool:
-        return one is None or left(one.pieces, self._edit, self._file.lines) is None
+    def _margin(self, one: Explanation | None) -> float:
+        """Return what another explanation may cost more to be heeded."""
+        if one is None or left(one.pieces, self._edit, self._file.lines) is None:
+            return MARGIN
+        return LEAVING if left(one.pieces, self._edit, self._file.lines, directly=True) is None else FURTHEST
+
+    def _is_inside(self, one: Explanation, cheapest: Explanation) -> bool:
+        """Whether an explanation is sound and keeps the markers in the blocks that they are in."""
+        if left(one.pieces, self._edit, self._file.lines) is not None or self._judged >= self._most_judged:
+            return False
+        return self._is_unsound(one, cheapest) is None
 
     def _explanations(self) -> Iterator[Explanation]:
         """Yield the cheapest one, and then those through each boundary that is not far dearer."""

@@ -12,11 +12,12 @@ from reflexd.engine.apply.pins import pins
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.scopes import headers_of, strayed
 from reflexd.engine.apply.snippet import Snippet, name_of, opens
-from reflexd.engine.apply.structure import torn, unplaced
+from reflexd.engine.apply.structure import torn, unclosed, unplaced
 from reflexd.engine.apply.syntax import Judge, brackets
 
 BY = "With this update"
 IGNORED = "The file has this line, and the update does not fit there: show more of what stands around it"
+UNCLOSED = "The end of this block would be deleted: show it, or more of what stands around the change"
 MOST_REPEATED = 10
 MOVED = "This line would replace one of the same name in another block: show that block's first line"
 STRAYED = "This line would be taken from the block that it is in: show that block's first line, or more around this one"
@@ -65,6 +66,8 @@ def _torn(
     """Return a Refusal where an answer tears blocks apart (structure.py)."""
     if (number := torn(lines, origins, file, judge.above, judge.flat)) is not None:
         return Refusal("ambiguous", STRAYED, max(origins[number][0], 0), [origins[number][1]])
+    if (number := unclosed(lines, origins, file)) is not None:
+        return Refusal("unbounded_deletion", UNCLOSED, max(origins[number][0], 0), [origins[number][1]])
     if (row := unplaced(pieces, edit, file)) is not None:
         return Refusal("ambiguous", IGNORED, row, file.places[edit.lines[row].strip()])
     return None

@@ -13,6 +13,8 @@ from reflexd.engine.apply.original import WORD, Original, weight
 from reflexd.engine.apply.scopes import BESIDES, CLOSES, left_block, parents
 from reflexd.engine.apply.snippet import Snippet, defines, indent, opens
 
+END = "end"
+
 
 def torn(
     lines: Sequence[str],
@@ -55,11 +57,45 @@ def unplaced(pieces: Sequence[Piece], edit: Snippet, file: Original) -> int | No
     return None
 
 
-def left(pieces: Sequence[Piece], edit: Snippet, file: Original) -> Piece | None:
+def left(pieces: Sequence[Piece], edit: Snippet, file: Original, *, directly: bool = False) -> Piece | None:
     """Return what scopes.left_block does, where the block's first line says a word."""
     piece = left_block(pieces, edit, file)
     header = edit.lines[edit.header(piece.line)].strip() if piece is not None else ""
+    if directly and piece is not None and edit.header(piece.line) != piece.line - 1:
+        return None
     return piece if weight(header) >= WORD and not CLOSES.match(header) else None
+
+
+def unclosed(lines: Sequence[str], origins: Sequence[tuple[int, int]], file: Original) -> int | None:
+    """Return the first line of an answer that begins a block and has lost the line that ends it in the file."""
+    own = _ends(lines)
+    numbers = {place: number for number, (_, place) in enumerate(origins) if place >= 0}
+    for header, end in _ends(file.lines).items():
+        number = numbers.get(header)
+        # An end in words may have become another block's, which no bracket tells.
+        if number is None or number in own or (end in numbers and not file.stripped[end].startswith(END)):
+            continue
+        if lines[number] == file.lines[header]:
+            return number
+    return None
+
+
+def _ends(lines: Sequence[str]) -> dict[int, int]:
+    """Return for each line that begins a block, by indentation, the one that closes it where one does."""
+    out: dict[int, int] = {}
+    open_: list[tuple[int, int]] = []
+    for number, line in enumerate(lines):
+        level = indent(line)
+        if level < 0:
+            continue
+        while open_ and open_[-1][0] > level:
+            open_.pop()
+        if open_ and open_[-1][0] == level:
+            header = open_.pop()[1]
+            if CLOSES.match(line.strip()):
+                out[header] = number
+        open_.append((level, number))
+    return out
 
 
 def _begins(line: str) -> bool:
