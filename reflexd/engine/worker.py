@@ -53,33 +53,39 @@ def main() -> None:
     stages = Stages(send, cancelled)
     gc.freeze()  # what the imports made stays; collections need not look at it again
     send(Ready(os.getpid()))
-    line = _first(lines, stages)
-    frozen = TUNING in sys.modules
+    ready = False  # for a job that tunes
     while True:
-        spec = decode_spec(line)
+        line = None if ready else _soon(lines)
+        if line is None and not ready:
+            _stand_by(stages)
+            ready = True
+        spec = decode_spec(line or lines.get())
         end = _run(stages, spec)
         if cancelled.is_set():
             os._exit(0)  # nobody waits for the outcome any more
         send(end)
         # After the answer, not before it: a full collection over torch's objects took 250 of a small job's 300 ms.
         gc.collect()
-        if not frozen and TUNING in sys.modules:
-            frozen = True
+        if not ready and TUNING in sys.modules:
+            ready = True
             gc.freeze()  # the job imported what stays, as standing by would have
-        line = lines.get()
 
 
-def _first(lines: queue.SimpleQueue[bytes], stages: object) -> bytes:
-    """Return the first stage to run; a process that was started to stand by prepares for any while it waits."""
+def _soon(lines: queue.SimpleQueue[bytes]) -> bytes | None:
+    """Return the next stage if it comes at once, as it does to a process that was started for a job."""
+    with contextlib.suppress(queue.Empty):
+        return lines.get(timeout=STANDING_BY_SECONDS)
+    return None
+
+
+def _stand_by(stages: object) -> None:
+    """Prepare for any job, as none has come: before the first one or, after jobs that did not tune, between two."""
     from reflexd.engine.stages import Stages
 
     assert isinstance(stages, Stages)
-    with contextlib.suppress(queue.Empty):
-        return lines.get(timeout=STANDING_BY_SECONDS)
     with contextlib.suppress(Exception):  # of a broken installation: a job that tunes tells of it, others need it not
         stages.stand_by()
     gc.freeze()
-    return lines.get()
 
 
 def _run(stages: object, spec: RunSpec) -> Terminal:

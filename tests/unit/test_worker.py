@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,23 @@ def test_what_a_tuning_job_imports_is_frozen_once_after_it(tmp_path: Path) -> No
     with worker(tmp_path, "worker.STANDING_BY_SECONDS = 600") as child:
         jobs = ("plain", "plain", "tunes", "tunes", "plain")
         assert [child.run(job) for job in jobs] == ["1", "1", "1", "2", "2"]
+
+
+def test_a_process_stands_by_between_two_jobs_that_did_not_tune_and_once_at_most(tmp_path: Path) -> None:
+    counted = """
+def stand_by():
+    print("standing by", file=sys.stderr, flush=True)
+stages.Stages.stand_by = staticmethod(stand_by)
+worker.STANDING_BY_SECONDS = 2.0
+"""
+    with worker(tmp_path, counted) as child:
+        assert child.run("plain") == "1"
+        assert child.child.stderr is not None
+        assert child.child.stderr.readline() == b"standing by\n"
+        assert [child.run(job) for job in ("plain", "tunes", "plain")] == ["2", "2", "2"]
+        time.sleep(2.5)
+        child.child.kill()
+        assert child.child.stderr.read() == b""
 
 
 def test_a_process_whose_tuning_is_broken_runs_other_jobs(tmp_path: Path) -> None:
