@@ -121,6 +121,8 @@ class LocalExecutor:
         self._warming: asyncio.Task[None] | None = None
         self._needed = asyncio.Event()
         """A job waits for the child that is being warmed, or none runs whose end could spare it."""
+        self._waits = False
+        """Whether what is warming has not begun yet, as a job may be over soon."""
         self._stopped = False
 
     async def start(self) -> None:
@@ -180,6 +182,8 @@ class LocalExecutor:
             self._top_up()
             return
         self._idle.append(child)
+        if self._waits and self._warming is not None and len(self._idle) >= self._options.warm:
+            self._warming.cancel()  # how long the next job lasts is counted from its own begin
         if len(self._idle) > self._options.warm:
             asyncio.get_running_loop().call_later(IDLE_SECONDS, self._trim)
 
@@ -206,9 +210,14 @@ class LocalExecutor:
             self._needed.set()
 
     async def _warm(self) -> None:
-        with contextlib.suppress(TimeoutError):
+        self._waits = True
+        try:
             async with asyncio.timeout(BESIDE_SECONDS):
                 await self._needed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._waits = False
         while len(self._idle) < self._options.warm and len(self._idle) + len(self._busy) < self._options.slots:
             try:
                 child = await Child.spawn(self._options)

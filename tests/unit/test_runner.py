@@ -144,6 +144,20 @@ async def test_a_second_process_starts_when_a_second_job_needs_it(
         assert len(children()) == 2
 
 
+async def test_small_jobs_one_after_the_other_are_not_taken_for_a_long_one(
+    executor: LocalExecutor, tmp_path: Path, encoder_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "BESIDE_SECONDS", 3600)
+    begun = []
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        await last(executor, make_spec(tmp_path / str(number), encoder_dir, "prepare"))
+        begun.append(executor._warming)
+        await asyncio.sleep(0)
+    assert all(one is not None and one.cancelled() for one in begun)
+    assert begun[0] is not begun[1]
+
+
 async def test_beside_a_long_job_a_process_stands_by(
     executor: LocalExecutor, tmp_path: Path, encoder_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
