@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
@@ -18,6 +19,9 @@ from reflexd.engine.apply.syntax import Judge, brackets
 BY = "With this update"
 IGNORED = "The file has this line, and the update does not fit there: show more of what stands around it"
 UNCLOSED = "The end of this block would be deleted: show it, or more of what stands around the change"
+PACKAGE = re.compile(r"package [\w.]+;?$")
+"""What files of Go, Java and their like say once."""
+OTHER_PACKAGE = "The file is of another package than the update: is it for another file?"
 MOST_REPEATED = 10
 MOVED = "This line would replace one of the same name in another block: show that block's first line"
 STRAYED = "This line would be taken from the block that it is in: show that block's first line, or more around this one"
@@ -27,6 +31,8 @@ def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, f
     """Return why an answer, `text`, that is made of such pieces is not sound; None where it is."""
     if (known := ignored(pieces, edit, file)) is not None:
         return Refusal("ambiguous", IGNORED, known[0], [known[1]])
+    if (other := _of_other_package(pieces, edit, file)) is not None:
+        return Refusal("foreign_update", OTHER_PACKAGE, *other)
     gone = lost(judge.definitions, pieces, edit, file)
     if gone is not None:
         told = f"{BY} {gone.name} would be deleted, and it is not clear that this is meant"
@@ -53,6 +59,13 @@ def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, f
     if not own:
         own, places = _unbalanced(pieces, edit, file)
     return Refusal(wrong.reason, f"{BY} {wrong.what}", own[0] if own else None, places)
+
+
+def _of_other_package(pieces: Sequence[Piece], edit: Snippet, file: Original) -> tuple[int, list[int]] | None:
+    """Return a new line of the edit that says of what package the file is, where the file's own stays; and that."""
+    new = [one.line for one in pieces if one.start < 0 and PACKAGE.match(edit.lines[one.line].strip())]
+    own = [at for one in pieces for at in range(one.start, one.end) if PACKAGE.match(file.stripped[at])]
+    return (new[0], own[:1]) if new and own else None
 
 
 def _torn(

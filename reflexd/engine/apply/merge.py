@@ -18,6 +18,7 @@ from reflexd.engine.apply.changes import changed_lines, kept_lines
 from reflexd.engine.apply.checks import AT_END, EMPTY_MARKER, check, check_anchors
 from reflexd.engine.apply.choice import Choice
 from reflexd.engine.apply.complaints import BY
+from reflexd.engine.apply.edges import check_edges
 from reflexd.engine.apply.indentation import placed, restyled
 from reflexd.engine.apply.leaks import check_leaks
 from reflexd.engine.apply.original import Original
@@ -129,6 +130,7 @@ def _explained(file: File, edit: Snippet) -> Reading:
     check(pieces, edit, file.lines)
     check_siblings(pieces, edit, file.lines, judge.above, flat=judge.flat)
     check_statements(pieces, edit, file.lines)
+    check_edges(pieces, edit, file.lines)
     return as_ended(set_apart(pieces, lines, edit, file, judge.flat), file), confidence
 
 
