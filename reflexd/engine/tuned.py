@@ -81,6 +81,7 @@ class Tuner:
         self._whole = sum(map(len, whole))
         self._ids = [ids[: encoder.description.max_tokens] for ids in whole]
         self._cut = CUTS[0]
+        self._opened: TunableEncoder | None = None
 
     def size(self) -> Size:
         """Return what tuning costs by."""
@@ -220,12 +221,15 @@ class Tuner:
         return made
 
     def _tunable(self, kind: Kind) -> TunableEncoder:
-        import torch
+        """Return an encoder to tune; the last one again, where it is of that kind, for each tuning sets it back."""
+        if self._opened is None or self._opened.kind != kind:
+            import torch
 
-        from reflexd.engine.tunable_decoder import open_tunable
+            from reflexd.engine.tunable_decoder import open_tunable
 
-        torch.set_num_threads(self._threads)
-        return open_tunable(self._checkpoint, self._encoder, kind)
+            torch.set_num_threads(self._threads)
+            self._opened = open_tunable(self._checkpoint, self._encoder, kind)
+        return self._opened
 
 
 def _learned(encoder: TunableEncoder) -> Adapter:
