@@ -33,7 +33,7 @@ SLOW_RATE = {"biases": 4e-3, "low_rank": 2e-3}
 LOW_RANK_ROWS = 32
 """With fewer rows the biases do as well as a low-rank adapter, at a sixteenth of its size; with more a little worse."""
 FEW_ROWS = 128
-"""Up to so many rows each step sees all of them, and one kind of adapter is tried."""
+"""Up to so many rows each step sees all of them, past lowest layers that are held, and one kind of adapter is tried."""
 FEW_STEPS = 8
 CONTRAST = 0.5
 BATCH_ROWS = 64
@@ -151,7 +151,7 @@ def _held_out(size: Size, kind: Kind, limit: float) -> Work | None:
 def _plan(size: Size, kind: Kind, rows: int, passes: int) -> Plan:
     """Return how so many of a job's rows are tuned on: the whole set in each step, or so many passes in batches."""
     if size.rows <= FEW_ROWS:
-        return Plan(FEW_STEPS, FEW_ROWS, (SLOW_RATE if size.started else RATE)[kind], CONTRAST)
+        return Plan(FEW_STEPS, FEW_ROWS, (SLOW_RATE if size.started else RATE)[kind], CONTRAST, holds=True)
     return Plan(passes * -(-rows // BATCH_ROWS), BATCH_ROWS, SLOW_RATE[kind], CONTRAST)
 
 

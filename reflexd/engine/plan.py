@@ -13,6 +13,8 @@ class Plan(Struct, frozen=True):
     rate: float
     contrast: float
     """Share of the contrastive loss; the rest is the head's."""
+    holds: bool = False
+    """Whether the lowest layers stay as they are, so that every batch that comes again passes them once."""
 
 
 class LossNotFinite(Exception):

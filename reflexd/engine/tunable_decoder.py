@@ -58,6 +58,9 @@ class TunableDecoder(TunableEncoder):
             )
             self._take(get_peft_model(model, config))
 
+    def hold(self, lowest: bool) -> None:
+        """Do nothing: of what the adapter has no part in most is remembered anyway."""
+
     def adapter(self) -> Adapter:
         """Return what has been learned so far."""
         return structs.replace(super().adapter(), invocation=self._invocation)

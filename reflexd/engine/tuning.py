@@ -73,15 +73,17 @@ def tune(
     there where it belongs to the same plan and precision. `until` ends after that many steps, so that a pilot can be
     judged and go on. Raises LossNotFinite.
     """
+    encoder.hold(plan.holds)
+    moving = {name: parameter for name, parameter in encoder.trained.items() if parameter.requires_grad}
     weight = torch.tensor(head.weight, device=encoder.device, requires_grad=True)
     bias = torch.tensor(np.maximum(head.bias, -30.0), device=encoder.device, requires_grad=True)
     optimiser = torch.optim.AdamW(
         [
-            {"params": list(encoder.trained.values()), "lr": plan.rate, "weight_decay": 0.0},
+            {"params": list(moving.values()), "lr": plan.rate, "weight_decay": 0.0},
             {"params": [weight, bias], "lr": HEAD_RATE, "weight_decay": 0.0},
         ]
     )
-    named = {**encoder.trained, "head.weight": weight, "head.bias": bias}
+    named = {**moving, "head.weight": weight, "head.bias": bias}
     losses = _take_up(kept, plan, encoder.precision, named, optimiser)
     end = plan.steps if until is None else min(until, plan.steps)
     saved = told = time.monotonic()

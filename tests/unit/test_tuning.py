@@ -13,6 +13,7 @@ from msgspec import structs
 from transformers import MPNetConfig
 
 from reflexd.engine import budget, trainer, tuning
+from reflexd.engine import tunable as tunable_module
 from reflexd.engine.adapters import Adapter
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.heads import fit_head
@@ -103,6 +104,26 @@ def test_a_batch_over_the_memory_is_the_same_batch(under: Tuning, monkeypatch: p
     np.testing.assert_allclose(again[0], whole[0], atol=2e-3)
     for name, tensor in whole[1].tensors.items():
         np.testing.assert_allclose(again[1].tensors[name], tensor, atol=5e-3)
+
+
+def test_what_is_held_stays_and_is_made_once(under: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = structs.replace(PLAN, batch_rows=100, holds=True)
+    once = under.run(held)
+    for name, tensor in once[1].tensors.items():
+        assert np.any(tensor) == (".layer.0." not in name), name
+    remembered = len(under.encoder._remembered)
+    assert remembered > 1
+    forwards = []
+    layer = under.encoder._model.encoder.layer[0].intermediate
+    hook = layer.register_forward_hook(lambda *_: forwards.append(1))
+    assert same(under.run(held), once)
+    assert len(forwards) == remembered, "each group of rows passes the lowest layer in the first step alone"
+    monkeypatch.setattr(tunable_module, "REMEMBERED_NUMBERS", 0)
+    assert same(under.run(held), once), "what does not fit into the memory is made anew, the same"
+    assert len(forwards) == remembered * (1 + held.steps)
+    hook.remove()
+    free = structs.replace(held, holds=False)
+    assert all(np.any(tensor) for tensor in under.run(free)[1].tensors.values())
 
 
 def harmed(content: bytes, harm: str) -> bytes:
