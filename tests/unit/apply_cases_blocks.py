@@ -191,6 +191,7 @@ CASES = [
         "-- ... existing code ...\nfunction M.open()\n  if not M.ready then\n    audit()\n    return\n  end\n\n"
         "-- ... existing code ...\n",
         "ambiguous",
+        "unbounded_deletion",
     ),
     refused(
         "a line for a block under its first line and a marker, that the next one would fit as well",

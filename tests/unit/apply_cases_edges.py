@@ -128,6 +128,7 @@ CASES = [
         FORM,
         f'{MARK}package binding\n\nimport (\n\t"net/http"\n)\n\nconst memory = 32 * 1024\n{MARK}',
         "ambiguous",
+        "lost_definition",
     ),
     refused(
         "paragraphs of another page before the script that every page begins with",

@@ -243,6 +243,7 @@ CASES = [
         .replace("from .tags import Tag\n", "")
         .replace(', "Tag", "make_tag"', ""),
         "ambiguous",
+        "lost_definition",
     ),
     applied(
         "tsx a long line changed in a tag",

@@ -7,12 +7,12 @@ edit could not know for sure; its bounds were set on the histories of ten reposi
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from itertools import takewhile
 
 from reflexd.engine.apply.alignment import Piece
+from reflexd.engine.apply.deletions import deletions, stand_alone, stands_within
 from reflexd.engine.apply.original import WORD, Original, weight
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.scopes import CLOSES
@@ -21,8 +21,6 @@ from reflexd.engine.apply.snippet import VALUES, Snippet, defines, indent, name_
 FEW, MANY = 3, 8
 """Deleted lines from which on one of the sides must stand in the file once only, and from which on both."""
 FEW_AT_ENDS = 1
-MOST_RUN = 10
-"""Lines of a side that are looked at."""
 LEAST_ANCHOR = 0.75
 """What the known lines of each part of an edit must say together: a bracket is enough."""
 LEAST_WORD = 0.85
@@ -252,11 +250,11 @@ def _deletions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
     matched = {piece.start for piece in pieces if piece.line >= 0 and piece.start >= 0}
     for start, end, line in deletions(pieces):
         gone = said(file.stripped[start:end])
-        if gone and (_stands_within(matched, start, end, -1, file) or _stands_within(matched, start, end, 1, file)):
+        if gone and (stands_within(matched, start, end, -1, file) or stands_within(matched, start, end, 1, file)):
             raise Refusal("ambiguous", WITHIN, min(line, len(edit.lines) - 1), [start, end])
         if gone < FEW:
             continue
-        sides = _stand_alone(matched, start, -1, file) + _stand_alone(matched, end, 1, file)
+        sides = stand_alone(matched, start, -1, file) + stand_alone(matched, end, 1, file)
         if sides < (1 if gone < MANY else 2):
             message = f"{gone} lines would be deleted, and it is not clear which: show more of what stands around them"
             raise Refusal("unbounded_deletion", message, min(line, len(edit.lines) - 1), [start, end])
@@ -295,52 +293,3 @@ def _versions(pieces: Sequence[Piece], edit: Snippet, file: Original) -> Iterato
             if len(text) >= SHORT and any(alike(text, other, VERSION_ALIKE) for other in gone):
                 yield line
         new, at = [], piece.end
-
-
-def deletions(pieces: Sequence[Piece]) -> Iterator[tuple[int, int, int]]:
-    """Yield which lines of the file are deleted between others that are kept: from, to, and the edit's next line."""
-    at = line = -1
-    for piece in pieces:
-        line = max(line, piece.line)
-        if piece.start < 0:
-            continue
-        if 0 <= at < piece.start:
-            yield at, piece.start, max(line, 0)
-        at = piece.end
-
-
-def _stand_alone(matched: set[int], at: int, step: int, file: Original) -> bool:
-    """Whether the lines of the edit that end (step -1) or begin (1) at a place of the file stand there once only."""
-    start, end = _run(matched, at, step)
-    if start >= end:
-        return False
-    taken = file.stripped[start:end]
-    rarest = min(range(len(taken)), key=lambda one: len(file.places[taken[one]]))
-    starts = [found - rarest for found in file.places[taken[rarest]]]
-    return sum(begin >= 0 and file.stripped[begin : begin + len(taken)] == taken for begin in starts) == 1
-
-
-def _stands_within(matched: set[int], start: int, end: int, step: int, file: Original) -> bool:
-    """Whether the lines of the edit before (step -1) or behind (1) a deletion stand among what is deleted, too."""
-    first, last = _run(matched, start if step < 0 else end, step)
-    taken = [line.rstrip() for line in file.lines[first:last]]
-    if not any(taken):
-        return False
-    rarest = min(
-        range(len(taken)), key=lambda one: len(file.places[taken[one].strip()]) if taken[one] else len(file.lines)
-    )
-    places = file.places[taken[rarest].strip()]
-    within = places[bisect_left(places, start + rarest) : bisect_left(places, end)]
-    return any(
-        [line.rstrip() for line in file.lines[place - rarest : place - rarest + len(taken)]] == taken
-        for place in within
-        if place - rarest + len(taken) <= (end if step < 0 else len(file.lines))
-    )
-
-
-def _run(matched: set[int], at: int, step: int) -> tuple[int, int]:
-    """Return from where to where lines of the edit stand in the file that end (step -1) or begin (1) at a place."""
-    first = place = at - 1 if step < 0 else at
-    while place in matched and abs(place - first) < MOST_RUN:
-        place += step
-    return (place + 1, at) if step < 0 else (at, place)

@@ -12,6 +12,7 @@ from msgspec import Struct
 from reflexd.engine.apply.alignment import Alignment, Boundary, Piece
 from reflexd.engine.apply.checks import check_anchors
 from reflexd.engine.apply.complaints import BY, STRAYED, complaint, ignored
+from reflexd.engine.apply.deletions import reaches_over
 from reflexd.engine.apply.refusal import Refusal
 from reflexd.engine.apply.rendering import File, as_ended, text_of, words_of
 from reflexd.engine.apply.snippet import Snippet
@@ -116,6 +117,11 @@ class Choice:
     def _compare(self, rival: Explanation, chosen: Explanation, cheapest: Explanation) -> None:
         """Raise Refusal for a rival that is as good as the chosen one."""
         near = rival.cost <= chosen.cost + TIE
+        inside = left(chosen.pieces, self._edit, self._file.lines) is None
+        if inside and left(rival.pieces, self._edit, self._file.lines) is not None:
+            return
+        if self._gone(chosen) < self._gone(rival) and reaches_over(rival.pieces, self._file.lines):
+            return
         # Where the chosen one deletes more than a rival, an unsound rival tells that more must be shown, too.
         if rival.cost > chosen.cost + KEEPING and self._gone(rival) < self._gone(chosen):
             return

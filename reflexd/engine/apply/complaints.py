@@ -8,10 +8,11 @@ from itertools import takewhile
 
 from reflexd.engine.apply.alignment import Piece
 from reflexd.engine.apply.definitions import lost
+from reflexd.engine.apply.imports import lost_import
 from reflexd.engine.apply.original import Original, weight
 from reflexd.engine.apply.pins import pins
 from reflexd.engine.apply.refusal import Refusal
-from reflexd.engine.apply.scopes import headers_of, strayed
+from reflexd.engine.apply.scopes import BESIDES, headers_of, strayed
 from reflexd.engine.apply.snippet import Snippet, name_of, opens
 from reflexd.engine.apply.structure import torn, unclosed, unplaced
 from reflexd.engine.apply.syntax import Judge, brackets
@@ -23,6 +24,7 @@ PACKAGE = re.compile(r"package [\w.]+;?$")
 """What files of Go, Java and their like say once."""
 OTHER_PACKAGE = "The file is of another package than the update: is it for another file?"
 MOST_REPEATED = 10
+LOST_IMPORT = "With this update an import would be deleted that the file still uses: show it, or what takes its place"
 MOVED = "This line would replace one of the same name in another block: show that block's first line"
 STRAYED = "This line would be taken from the block that it is in: show that block's first line, or more around this one"
 
@@ -36,8 +38,9 @@ def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, f
     gone = lost(judge.definitions, pieces, edit, file)
     if gone is not None:
         told = f"{BY} {gone.name} would be deleted, and it is not clear that this is meant"
-        row = next((piece.line for piece in pieces if piece.line >= 0 and piece.start > gone.line), len(edit.lines) - 1)
-        return Refusal("lost_definition", told, row, [gone.line])
+        return Refusal("lost_definition", told, _behind(gone.line, pieces, edit), [gone.line])
+    if (place := lost_import(pieces, file, text.split("\n"))) is not None:
+        return Refusal("lost_definition", LOST_IMPORT, _behind(place, pieces, edit), [place])
     origins = list(_origins(pieces))
     lines = text.split("\n")[: len(origins)]
     unseen = [piece.line < 0 for piece in pieces for _ in range(max(1, piece.end - piece.start))]
@@ -61,9 +64,19 @@ def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, f
     return Refusal(wrong.reason, f"{BY} {wrong.what}", own[0] if own else None, places)
 
 
+def _behind(place: int, pieces: Sequence[Piece], edit: Snippet) -> int:
+    """Return the edit's first line that is one of the file's behind a place; its last where none is."""
+    return next((piece.line for piece in pieces if piece.line >= 0 and piece.start > place), len(edit.lines) - 1)
+
+
 def _of_other_package(pieces: Sequence[Piece], edit: Snippet, file: Original) -> tuple[int, list[int]] | None:
-    """Return a new line of the edit that says of what package the file is, where the file's own stays; and that."""
-    new = [one.line for one in pieces if one.start < 0 and PACKAGE.match(edit.lines[one.line].strip())]
+    """Return a new line of the edit that says of what package the file is, where the file's own stays; and that.
+
+    It is the first that is no comment: behind others it is in a text, or begins another package of the same file.
+    """
+    said = map(str.strip, edit.lines)
+    first = next((row for row, text in enumerate(said) if text and not BESIDES.match(text)), 0)
+    new = [one.line for one in pieces if one.start < 0 and one.line == first and PACKAGE.match(edit.lines[first])]
     own = [at for one in pieces for at in range(one.start, one.end) if PACKAGE.match(file.stripped[at])]
     return (new[0], own[:1]) if new and own else None
 

@@ -12,10 +12,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 from reflexd.engine.apply.alignment import Piece
-from reflexd.engine.apply.checks import IMPORT, deletions, said
+from reflexd.engine.apply.checks import IMPORT, said
+from reflexd.engine.apply.deletions import deletions
 from reflexd.engine.apply.original import WORD, Original, weight
 from reflexd.engine.apply.refusal import Refusal
-from reflexd.engine.apply.scopes import CLOSES
+from reflexd.engine.apply.scopes import CLOSES, SECTION
 from reflexd.engine.apply.snippet import Snippet, defines
 
 LEAST_ONCE = 2
@@ -40,7 +41,7 @@ def check_edges(pieces: Sequence[Piece], edit: Snippet, file: Original) -> None:
     gone = {sum(edit.markers[:row]) for start, end, row in deletions(pieces) if said(file.stripped[start:end])}
     for before, row, behind in zip([-1, *rows], rows, [*rows[1:], -1], strict=False):
         beside = (before >= 0 and edit.markers[before]) or (behind >= 0 and edit.markers[behind])
-        if not beside or edit.markers[row] or row in taken or _is_of_block(row, behind, edit):
+        if not beside or edit.markers[row] or row in taken or _is_of_block(row, edit) or _is_last(row, edit, taken):
             continue
         if (scarce and not _is_of_imports(row, before, edit, taken)) or sum(edit.markers[:row]) in gone:
             raise Refusal("ambiguous", BESIDE, row)
@@ -55,12 +56,27 @@ def _once(taken: Mapping[int, int], edit: Snippet, file: Original) -> int:
     )
 
 
-def _is_of_block(row: int, behind: int, edit: Snippet) -> bool:
+def _is_of_block(row: int, edit: Snippet) -> bool:
     """Whether a new line is part of a block that the edit shows, or begins or ends one: that is replaced or added."""
     text = edit.lines[row].strip()
     if edit.header(row) >= 0 or weight(text) <= WORD or CLOSES.match(text) or HEADING.match(text):
         return True
-    return defines(text) or text.endswith(OPENING) or (behind >= 0 and edit.indents[behind] > edit.indents[row])
+    if row and SECTION.match(edit.lines[row - 1]):
+        return True
+    head = edit.headed(row)
+    text = edit.lines[head].strip()
+    behind = next((one for one in range(head + 1, len(edit.lines)) if edit.lines[one].strip()), head)
+    return defines(text) or text.endswith(OPENING) or edit.indents[behind] > edit.indents[head]
+
+
+def _is_last(row: int, edit: Snippet, taken: Mapping[int, int]) -> bool:
+    """Whether a new line and those behind it are the last ones of a block whose first and last line the edit shows."""
+    level = edit.indents[row]
+    header = next((one for one in range(row - 1, -1, -1) if 0 <= edit.indents[one] < level), -1)
+    end = next((one for one in range(row, len(edit.lines)) if one in taken or edit.markers[one]), -1)
+    if not (header in taken and end in taken and CLOSES.match(edit.lines[end].strip())):
+        return False
+    return edit.indents[end] == edit.indents[header]
 
 
 def _is_of_imports(row: int, before: int, edit: Snippet, taken: Mapping[int, int]) -> bool:

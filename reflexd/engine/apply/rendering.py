@@ -83,7 +83,7 @@ def set_apart(pieces: Sequence[Piece], lines: Sequence[str], edit: Snippet, file
             place, step = (number, 1) if behind else (number - 1, -1)
             apart = edit.is_apart(pieces[place].line - step, behind=behind)
             if not flat:
-                text = edit.lines[piece.line] if behind else ""
+                text = edit.lines[edit.headed(piece.line)] if behind else ""
                 apart |= defines(text) or text.endswith("{")
                 apart &= _is_block(pieces, place, step, edit)
             if apart and pieces[place].start < 0:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 
 from reflexd.engine.apply.alignment import Piece
 from reflexd.engine.apply.original import Original
-from reflexd.engine.apply.snippet import OPENING, Snippet, indent, opens
+from reflexd.engine.apply.snippet import OPENING, Snippet, defines, indent, opens
 
 SECTION = re.compile(r"^\s{0,3}(?:(#{2,6})\s+\S|\[{1,2}[^\[\],=]+\]{1,2}\s*$)")
 """A heading of Markdown, or a section of TOML and INI: where no grammar says otherwise, what follows belongs to it."""
 BESIDES = re.compile(rf"{OPENING.pattern}|\{{[{{%]|(?:public|private|protected|default|case\b.*):$")
 """Comments, what a preprocessor reads, and labels: wherever they begin, what follows is under what was above them."""
-CLOSES = re.compile(r"[\])}]|\*/|</|end\b")
+CLOSES = re.compile(r"[\])}]|\*/|</|end\b(?!\s*[-+*/|%]?[=:])")
 TOP = -1
 
 
@@ -37,6 +38,8 @@ def strayed(
     indented anew has been moved on purpose.
     """
     unseen = {place for place, one in zip(places, kept, strict=True) if one}
+    numbers = {place: number for number, place in enumerate(places) if place >= 0}
+    before_it = [0, *accumulate(kept)]
     for number, above in enumerate(parents(lines, flat)):
         place = places[number]
         text = file.stripped[place] if place >= 0 else ""
@@ -44,7 +47,11 @@ def strayed(
             continue
         own = before[place]
         new = above >= 0 and places[above] < 0
-        if new and (own in unseen or own == TOP) and indent(lines[number]) == file.indents[place]:
+        held = own in unseen or own == TOP
+        if new and not held and own in numbers and defines(lines[above]) and defines(file.lines[own]):
+            # With a marker between, nothing shows that the line has left the definition that it was in.
+            held = before_it[number] > before_it[numbers[own]]
+        if new and held and indent(lines[number]) == file.indents[place]:
             return number
     return None
 

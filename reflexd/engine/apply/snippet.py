@@ -52,6 +52,10 @@ KEY = re.compile(r"""^(?:-\s+)?(["']?[\w$@./-]+["']?)\s*(?::(?!:)|\??:|=(?!=)|:=
 BLOCK_KEY = re.compile(r"""^(["']?[\w$@./-]+["']?)\s*[:=]\s*[\[{(]?$""")
 
 
+BEFORE = re.compile(r"@|#\[|//|/?\*|#\s|--\s")
+"""How comments and annotations begin, which stand before what they are of."""
+
+
 class Snippet(Struct, frozen=True):
     """The lines of an edit [m], which of them are markers, and how far each is indented (markers, too).
 
@@ -87,6 +91,12 @@ class Snippet(Struct, frozen=True):
         if not (0 <= row < len(self.markers) and self.markers[row]):
             return False
         return self.apart[row] if not behind else row + 1 < len(self.rows) and self.apart[row + 1]
+
+    def headed(self, row: int) -> int:
+        """Return the line that comments and annotations from a row on are of; the last of these where none follows."""
+        while BEFORE.match(self.lines[row].strip()) and row + 1 < len(self.lines) and not self.markers[row + 1]:
+            row += 1
+        return row
 
     def header(self, row: int) -> int:
         """Return the nearest line before one, up to a marker, that is indented less; -1 for none."""
