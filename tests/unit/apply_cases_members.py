@@ -155,7 +155,8 @@ CASES = [
     refused(
         "go function behind the last one's header, with a last line that both have",
         GAUGE,
-        f"{MARK}func (g *Gauge) Clear() error {{\n\t{MARK}}}\n\nfunc (g *Gauge) Close() error {{\n\tg.stop()\n\treturn nil\n}}\n",
+        f"{MARK}func (g *Gauge) Clear() error {{\n\t{MARK}}}\n\nfunc (g *Gauge) Close() error {{\n\tg.stop()\n"
+        "\treturn nil\n}\n",
         "ambiguous",
     ),
     applied(
