@@ -39,7 +39,7 @@ def complaint(judge: Judge, text: str, pieces: Sequence[Piece], edit: Snippet, f
     if gone is not None:
         told = f"{BY} {gone.name} would be deleted, and it is not clear that this is meant"
         return Refusal("lost_definition", told, _behind(gone.line, pieces, edit), [gone.line])
-    if (place := lost_import(pieces, file, text.split("\n"))) is not None:
+    if (place := lost_import(pieces, edit, file, text.split("\n"))) is not None:
         return Refusal("lost_definition", LOST_IMPORT, _behind(place, pieces, edit), [place])
     origins = list(_origins(pieces))
     lines = text.split("\n")[: len(origins)]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from reflexd.engine.apply.alignment import Piece
 from reflexd.engine.apply.definitions import is_named
 from reflexd.engine.apply.original import Original
 from reflexd.engine.apply.scopes import BESIDES
+from reflexd.engine.apply.snippet import Snippet
 
 FROM = re.compile(r"from\s+[\w.]+\s+import\s+\(?(?P<names>[\w\s,]+)\)?$")
 JAVA = re.compile(r"import\s+(?:static\s+)?(?:\w+\.)*(?P<names>\w+);$")
@@ -27,9 +29,12 @@ USED = r"(?<![\w./\"'-])%s\b(?![\"'/-])"
 """A name outside a text or a path."""
 
 
-def lost_import(pieces: Sequence[Piece], file: Original, lines: Sequence[str]) -> int | None:
-    """Return an import of the file that is deleted though `lines`, the answer's, use what it alone names."""
-    gone = {place: names for place in _deleted(pieces, file) if (names := imported(file.stripped[place], file))}
+def lost_import(pieces: Sequence[Piece], edit: Snippet, file: Original, lines: Sequence[str]) -> int | None:
+    """Return an import of the file that is deleted though `lines`, the answer's, use what it alone names.
+
+    Where a part of the edit does nothing but delete, that is what it is for.
+    """
+    gone = {place: names for place in _deleted(pieces, edit, file) if (names := imported(file.stripped[place], file))}
     if not gone:
         return None
     # A name that a new line says may be defined there.
@@ -48,11 +53,16 @@ def lost_import(pieces: Sequence[Piece], file: Original, lines: Sequence[str]) -
     return None
 
 
-def _deleted(pieces: Sequence[Piece], file: Original) -> Iterator[int]:
-    at = 0
+def _deleted(pieces: Sequence[Piece], edit: Snippet, file: Original) -> Iterator[int]:
+    """Yield the lines that are deleted beside a part of the edit, between two markers, that has new ones."""
+    part = [0, *accumulate(edit.markers)]
+    new = {part[piece.line] for piece in pieces if piece.line >= 0 and piece.start < 0}
+    at = row = 0
     for piece in [*pieces, Piece(len(file.lines), len(file.lines))]:
+        row = max(row, piece.line)
         if piece.start >= 0:
-            yield from range(at, piece.start)
+            if at < piece.start and part[row] in new:
+                yield from range(at, piece.start)
             at = piece.end
 
 
