@@ -23,6 +23,7 @@ SCRIPT = re.compile(
 )
 GO = re.compile(r'(?:import\s+)?(?:(?P<alias>\w+)\s+)?"(?:[\w.-]+/)*(?P<names>\w+)"$')
 GO_BLOCK = "import ("
+MOST_CHARACTERS = 300
 FORMS = (FROM, JAVA, PLAIN, SCRIPT, GO)
 RENAMED = re.compile(r".*(?:\bas\s|:)", re.DOTALL)
 USED = r"(?<![\w./\"'-])%s\b(?![\"'/-])"
@@ -68,7 +69,7 @@ def _deleted(pieces: Sequence[Piece], edit: Snippet, file: Original) -> Iterator
 
 def imported(text: str, file: Original) -> set[str]:
     """Return the names by which a file calls what an import line is of; none where it is no such line."""
-    for form in FORMS:
+    for form in FORMS if len(text) <= MOST_CHARACTERS else ():
         found = form.match(text)
         if found and (form is not GO or GO_BLOCK in file.places or text.startswith("import")):
             given = found.groupdict()
