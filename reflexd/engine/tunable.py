@@ -9,6 +9,7 @@ Texts pass in small groups of like length: on a processor padding costs as much 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,38 @@ REMEMBERED_NUMBERS = 16_000_000
 """Of what held layers make, so many stay in memory from step to step (4 bytes each)."""
 GROUP_TOKENS = 400
 """Padded tokens that pass the encoder at once; groups of 200 to 1,500 cost within a tenth of the same."""
+
+
+class _Memory:
+    """What held layers made of each batch, while they are held; their own forwards refer to it, and not the reverse."""
+
+    def __init__(self, width: int) -> None:
+        self.holds = False
+        self.batch: tuple[tuple[int, ...], ...] = ()
+        """The token ids that pass the encoder."""
+        self.made: dict[tuple[str, tuple[tuple[int, ...], ...]], Any] = {}
+        self._width = width
+
+    def forward(self, name: str, layer: torch.nn.Module) -> Callable[..., Any]:
+        """Return a layer's forward that makes nothing anew for a batch which has passed it."""
+        # A layer that its own forward refers to would outlive the encoder, until a collection.
+        itself, forward = weakref.ref(layer), type(layer).forward
+
+        def remembered(*inputs: Any, **named: Any) -> Any:
+            key = (name, self.batch)
+            if self.holds and key in self.made:
+                return self.made[key]
+            out = forward(itself(), *inputs, **named)
+            if self.holds and self._numbers() <= REMEMBERED_NUMBERS:
+                self.made[key] = out
+            return out
+
+        return remembered
+
+    def _numbers(self) -> int:
+        """Return how many numbers are remembered with one batch more, at most."""
+        batches = [batch for _, batch in self.made] + [self.batch]
+        return sum(len(batch) * max(map(len, batch)) for batch in batches) * self._width
 
 
 class TunableEncoder:
@@ -76,45 +109,23 @@ class TunableEncoder:
     def _take(self, model: Any) -> None:
         """Set out from a model's weights as they are now."""
         config = model.config
-        self._width: int = config.hidden_size
         self.numbers_a_token: int = getattr(config, "num_hidden_layers", 12) * config.hidden_size
         self._model = model
         self.trained: dict[str, torch.nn.Parameter] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
-        self._holds = False
-        self._remembered: dict[tuple[str, tuple[tuple[int, ...], ...]], Any] = {}
-        self._batch: tuple[tuple[int, ...], ...] = ()
+        self._memory = _Memory(config.hidden_size)
         self._lowest = _lowest(model, getattr(config, "num_hidden_layers", 0)) if self.kind != "full" else {}
         for name, layer in self._lowest.items():
-            layer.forward = self._remembering(name, layer.forward)
+            layer.forward = self._memory.forward(name, layer)
 
     def hold(self, lowest: bool) -> None:
         """Hold the lowest layers as they are, or let them train again: before the first step of a tuning."""
-        self._holds = lowest
-        self._remembered.clear()
+        self._memory.holds = lowest
+        self._memory.made.clear()
         for layer in self._lowest.values():
             for parameter in layer.parameters():
                 if any(parameter is one for one in self.trained.values()):
                     parameter.requires_grad_(not lowest)
-
-    def _remembering(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a layer's forward that makes nothing anew for a batch which has passed it, as long as it is held."""
-
-        def remembered(*inputs: Any, **named: Any) -> Any:
-            key = (name, self._batch)
-            if not self._holds or key not in self._remembered:
-                out = forward(*inputs, **named)
-                if not self._holds or self._numbers() > REMEMBERED_NUMBERS:
-                    return out
-                self._remembered[key] = out
-            return self._remembered[key]
-
-        return remembered
-
-    def _numbers(self) -> int:
-        """Return how many numbers are remembered with one batch more, at most."""
-        batches = [batch for _, batch in self._remembered] + [self._batch]
-        return sum(len(batch) * max(map(len, batch)) for batch in batches) * self._width
 
     def reset(self, adapter: Adapter | None = None) -> None:
         """Go back to the untouched encoder, or to it with an adapter of the same kind."""
@@ -143,7 +154,7 @@ class TunableEncoder:
         for row, text in enumerate(ids):
             tokens[row, : len(text)] = torch.tensor(text)
             mask[row, : len(text)] = 1
-        self._batch = tuple(map(tuple, ids))
+        self._memory.batch = tuple(map(tuple, ids))
         tokens, mask = tokens.to(self.device), mask.to(self.device)
         hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state
         out: torch.Tensor = pool(hidden, mask, self._pooling)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def test_what_is_held_stays_and_is_made_once(under: Tuning, monkeypatch: pytest.
     once = under.run(held)
     for name, tensor in once[1].tensors.items():
         assert np.any(tensor) == (".layer.0." not in name), name
-    remembered = len(under.encoder._remembered)
+    remembered = len(under.encoder._memory.made)
     assert remembered > 1
     forwards = []
     layer = under.encoder._model.encoder.layer[0].intermediate
@@ -122,8 +123,14 @@ def test_what_is_held_stays_and_is_made_once(under: Tuning, monkeypatch: pytest.
     assert same(under.run(held), once), "what does not fit into the memory is made anew, the same"
     assert len(forwards) == remembered * (1 + held.steps)
     hook.remove()
+    assert len(under.encoder._memory.made) == 0
     free = structs.replace(held, holds=False)
     assert all(np.any(tensor) for tensor in under.run(free)[1].tensors.values())
+
+
+def test_an_encoder_that_nobody_has_any_more_is_freed_at_once() -> None:
+    gone = weakref.ref(TunableEncoder(weights(), MINILM.pooling, "low_rank")._lowest.popitem()[1])
+    assert gone() is None
 
 
 def harmed(content: bytes, harm: str) -> bytes:
