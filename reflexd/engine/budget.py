@@ -30,6 +30,8 @@ COST = {"biases": 2.0, "low_rank": 2.6}
 RATE = {"biases": 8e-3, "low_rank": 4e-3}
 SLOW_RATE = {"biases": 4e-3, "low_rank": 2e-3}
 """Learning rate of few whole-set steps, and of many small batches."""
+STARTED_RATE = {"biases": 8e-3, "low_rank": 2e-3}
+"""That of few whole-set steps that go on from a base's adapter."""
 LOW_RANK_ROWS = 32
 """With fewer rows the biases do as well as a low-rank adapter, at a sixteenth of its size; with more a little worse."""
 FEW_ROWS = 128
@@ -93,7 +95,7 @@ class Size(Struct, frozen=True):
     """Tokens of the whole texts, which every tuned encoder reads again."""
     parameters: int
     started: bool = False
-    """Whether tuning goes on from a base's adapter: slowly, for it is near already."""
+    """Whether tuning goes on from a base's adapter."""
 
 
 def kinds_for(rows: int, encoder: EncoderDescription, start: Adapter | None) -> list[Kind]:
@@ -151,7 +153,7 @@ def _held_out(size: Size, kind: Kind, limit: float) -> Work | None:
 def _plan(size: Size, kind: Kind, rows: int, passes: int) -> Plan:
     """Return how so many of a job's rows are tuned on: the whole set in each step, or so many passes in batches."""
     if size.rows <= FEW_ROWS:
-        return Plan(FEW_STEPS, FEW_ROWS, (SLOW_RATE if size.started else RATE)[kind], CONTRAST, holds=True)
+        return Plan(FEW_STEPS, FEW_ROWS, (STARTED_RATE if size.started else RATE)[kind], CONTRAST, holds=True)
     return Plan(passes * -(-rows // BATCH_ROWS), BATCH_ROWS, SLOW_RATE[kind], CONTRAST)
 
 

@@ -49,6 +49,13 @@ class Prior(Struct, frozen=True):
     bias: Wide
 
 
+def row_weights(targets: Targets, shares: Wide) -> Wide:
+    """Return how much each row of classes [rows] counts, 1 in the mean: the rows of a label as its share [labels]."""
+    each = shares / np.maximum(np.bincount(targets, minlength=len(shares)), 1)
+    weights: Wide = each[targets] * (len(targets) / each[targets].sum())
+    return weights
+
+
 def fit_head(
     vectors: Matrix,
     targets: Targets,

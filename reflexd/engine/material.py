@@ -39,10 +39,7 @@ class Material(Struct, frozen=True):
     """Of the untouched encoder's vectors of all rows as given and replayed."""
     own: int
     shares: Wide | None
-    """How much the rows of each label count in the heads that are fitted [labels]; None where each row counts alike.
-
-    While the encoder moves each counts alike: the rows that come again are as few as the job's own.
-    """
+    """How much the rows of each label count [labels]; None where each row counts alike."""
     tokens: int
     windowed: int
 

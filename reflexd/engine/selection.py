@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from reflexd.engine.calibration import best_temperature, mean_loss, row_losses
 from reflexd.engine.evaluation import HeldOut, Split, dealt, hold_out, select
-from reflexd.engine.heads import Matrix, Targets
+from reflexd.engine.heads import Matrix, Targets, Wide
+from reflexd.engine.upright import leaning, upright
 from reflexd.registry.artifacts import Head, HeadRef
 
 
@@ -31,6 +32,8 @@ class Candidate(Struct, frozen=True):
     encoder: int
     recipe: HeadRef
     held: HeldOut
+    lean: float = 0.0
+    """What is taken from the logits of the labels that a base knew, those of `held` included: upright.py."""
 
 
 def search(
@@ -42,14 +45,21 @@ def search(
     steps: Sequence[Callable[[HeadRef], HeadRef]],
     first: HeadRef,
     told: Callable[[Candidate], None] | None = None,
+    knew: NDArray[np.bool_] | None = None,
+    shares: Wide | None = None,
 ) -> list[Candidate]:
     """Try head recipes on an encoder's features: `first`, which is `told`, then in each step the best one changed.
+
+    Where `knew` says which labels a base has, each is set upright; `shares` as in upright.py.
 
     `features` are those of all rows as the encoder of each part, by its number, makes them; `fitted` gets the number.
     """
 
     def tried(recipe: HeadRef) -> Candidate:
-        return Candidate(encoder, recipe, hold_out(parts, features, targets, partial(fitted, recipe)))
+        held = hold_out(parts, features, targets, partial(fitted, recipe))
+        if knew is None:
+            return Candidate(encoder, recipe, held)
+        return Candidate(encoder, recipe, upright(held, knew, shares), leaning(held, knew, shares))
 
     out = [tried(first)]
     if told is not None:

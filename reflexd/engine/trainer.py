@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from msgspec import Struct, structs
 
 from reflexd.engine.adapters import Adapter, to_files
@@ -28,7 +27,7 @@ from reflexd.engine.dataset import data_sha256
 from reflexd.engine.diagnosis import MOST_ROWS, TrainingRows
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.evaluation import HeldOut, Split, split
-from reflexd.engine.heads import Matrix, Targets, Wide
+from reflexd.engine.heads import Matrix, Targets, Wide, row_weights
 from reflexd.engine.in_domain import domain_apart, fit_domain
 from reflexd.engine.material import Emit, Material, gather, known_from_now_on
 from reflexd.engine.recipes import DEFAULT, changes, fit, otherwise_regularised, with_names, without_base, words_of
@@ -63,6 +62,8 @@ class Chosen(Struct, frozen=True):
     """The features that the same encoder makes of the labels' names, where the recipe may need them."""
     parts: Split | None = None
     folds: Sequence[Matrix] = ()
+    lean: float = 0.0
+    """What the logits of a base's labels are too high by: upright.py."""
 
 
 def train(
@@ -106,6 +107,8 @@ def train(
     found.result["recipe"] = {"encoder": chosen.encoder, **msgspec.to_builtins(chosen.recipe)}
     _tell_score(emit, found.result, calibration)
     head = heads.fitted(chosen.recipe, chosen.features, material.targets, chosen.names, emit)
+    if base is not None:
+        head.bias[base.knew] -= chosen.lean
     about, result = encoder.description, found.result
     if validation is not None:
         tuned = encoder.adapted(chosen.adapter)
@@ -166,11 +169,7 @@ class _Heads:
         self, recipe: HeadRef, features: Matrix, targets: Targets, names: Matrix | None, emit: Emit | None = None
     ) -> Head:
         """Return a head on features [rows, 2 * width]; `names` [labels, 2 * width] are of the same encoder."""
-        weights = None
-        if self._shares is not None:
-            counts = np.bincount(targets, minlength=len(self._labels))
-            weights = (self._shares / np.maximum(counts, 1))[targets]
-            weights *= len(targets) / weights.sum()
+        weights = None if self._shares is None else row_weights(targets, self._shares)
         return fit(
             recipe,
             features,
@@ -222,13 +221,18 @@ def _choose(
     words = [words_of(label) for label in labels] if with_names in steps else []
     names = start.embed_all(words, spec.threads)[0] if words else None
 
+    leans = (None, None) if base is None else (base.knew, material.shares)
+
     def as_it_is(judged: Split, told: Callable[[Candidate], None] | None = None) -> list[Candidate]:
-        return search(0, judged, lambda _: material.features, targets, heads.fitter(names), steps, first, told)
+        fitted = heads.fitter(names)
+        return search(0, judged, lambda _: material.features, targets, fitted, steps, first, told, *leans)
 
     found = as_it_is(parts, lambda one: _tell_early(emit, one))
     best = found[choose(found)]
-    untuned = structs.replace(untuned, recipe=best.recipe, held=best.held, honest=honest(found), names=names)
-    rows = Rows(material.texts, targets, len(labels), material.features, words)
+    untuned = structs.replace(
+        untuned, recipe=best.recipe, held=best.held, honest=honest(found), names=names, lean=best.lean
+    )
+    rows = Rows(material.texts, targets, len(labels), material.features, words, material.shares)
     tuner = Tuner(rows, encoder, spec, emit, known)
     kinds = kinds_for(tuner.size().rows, encoder.description, known)
     plan = scheme(tuner.size(), spec.budget_seconds, kinds)
@@ -247,7 +251,7 @@ def _choose(
     later = steps if otherwise_regularised in steps else [*steps, otherwise_regularised]
     for number, one in enumerate(tuned, 1):
         fitted = heads.fitter(*one.names)
-        candidates += search(number, judged, one.folds.__getitem__, targets, fitted, later, first)
+        candidates += search(number, judged, one.folds.__getitem__, targets, fitted, later, first, None, *leans)
     winner, said = candidates[choose(candidates)], honest(candidates)
     if winner.encoder == 0:
         _tell_choice(emit, candidates, tuned, winner)
@@ -258,7 +262,8 @@ def _choose(
         return untuned
     _tell_choice(emit, candidates, tuned, winner)
     adapter, features, names = whole
-    return Chosen(winner.recipe, features, winner.held, said, kept.work.kind, adapter, names, judged, kept.folds)
+    kind, folds, lean = kept.work.kind, kept.folds, winner.lean
+    return Chosen(winner.recipe, features, winner.held, said, kind, adapter, names, judged, folds, lean)
 
 
 def _domain(chosen: Chosen, targets: Targets, labels: int, width: int) -> Domain | None:

@@ -20,7 +20,7 @@ from reflexd.engine.adapters import Adapter, Kind
 from reflexd.engine.budget import CUTS, PILOT, Scheme, Size, Work
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.evaluation import HeldOut, Places, Split, hold_out
-from reflexd.engine.heads import Matrix, Targets, fit_head
+from reflexd.engine.heads import Matrix, Targets, Wide, fit_head, row_weights
 from reflexd.engine.plan import LossNotFinite, Plan
 from reflexd.engine.selection import least_loss, mean_accuracy
 from reflexd.registry import runs
@@ -44,6 +44,8 @@ class Rows(Struct, frozen=True):
     features: Matrix
     names: Sequence[str] = ()
     """The labels' names as words, of which features are made too; none where no recipe reads them."""
+    shares: Wide | None = None
+    """How much the rows of each label count [labels]; None where each row counts alike."""
 
 
 class Tuned(Struct, frozen=True):
@@ -195,16 +197,18 @@ class Tuner:
     ) -> None:
         encoder.reset(self._start)
         width = self._rows.features.shape[1] // 2
-        head = fit_head(self._rows.features[train, :width], self._rows.targets[train], self._rows.labels)
+        targets, shares = self._rows.targets[train], self._rows.shares
+        head = fit_head(self._rows.features[train, :width], targets, self._rows.labels)
         from reflexd.engine.tuning import tune
 
         tune(
             encoder,
             [self._ids[place][: self._cut] for place in train],
-            self._rows.targets[train],
+            targets,
             head,
             plan,
             [self._seed, number],
+            weights=None if shares is None else row_weights(targets, shares),
             kept=self._folder / f"{work.kind}-{work.plan.steps}-{number}.safetensors",
             emit=self._emit,
             until=until,

@@ -28,7 +28,7 @@ from torch import autograd
 from torch.nn import functional
 
 from reflexd.engine.adapters import Adapter
-from reflexd.engine.heads import Targets
+from reflexd.engine.heads import Targets, Wide
 from reflexd.engine.plan import LossNotFinite, Plan
 from reflexd.engine.tunable import TunableEncoder, groups
 from reflexd.registry.artifacts import Head
@@ -63,13 +63,15 @@ def tune(
     plan: Plan,
     seed: Sequence[int],
     *,
+    weights: Wide | None = None,
     kept: Path | None = None,
     emit: Callable[[Metrics], None] | None = None,
     until: int | None = None,
 ) -> list[float]:
     """Train the encoder on rows given as token ids; return the loss of each step.
 
-    `head` [labels, width] is where the loss's own head starts. `kept` is a file for the state, which is taken up from
+    `head` [labels, width] is where the loss's own head starts. `weights` [rows] say how much each row counts, 1 in the
+    mean; they are heeded where a row has one label. `kept` is a file for the state, which is taken up from
     there where it belongs to the same plan and precision. `until` ends after that many steps, so that a pilot can be
     judged and go on. Raises LossNotFinite.
     """
@@ -88,10 +90,11 @@ def tune(
     end = plan.steps if until is None else min(until, plan.steps)
     saved = told = time.monotonic()
     truth = torch.as_tensor(targets, device=encoder.device)
+    counted = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=encoder.device)
     for step in range(len(losses), end):
         for group, rate in zip(optimiser.param_groups, (plan.rate, HEAD_RATE), strict=True):
             group["lr"] = rate * _schedule(step, plan.steps)
-        loss = _step(encoder, ids, truth, (weight, bias), plan, _batch(len(ids), plan, seed, step))
+        loss = _step(encoder, ids, (truth, counted), (weight, bias), plan, _batch(len(ids), plan, seed, step))
         if not math.isfinite(loss):
             raise LossNotFinite(f"the loss of step {step + 1} is {loss}")
         optimiser.step()
@@ -128,23 +131,27 @@ def _batch(rows: int, plan: Plan, seed: Sequence[int], step: int) -> NDArray[np.
 def _step(
     encoder: TunableEncoder,
     ids: Sequence[Sequence[int]],
-    targets: torch.Tensor,
+    known: tuple[torch.Tensor, torch.Tensor | None],
     head: tuple[torch.Tensor, torch.Tensor],
     plan: Plan,
     rows: NDArray[np.int64],
 ) -> float:
-    """Leave the gradients of a batch's loss in the parameters; return the loss."""
+    """Leave the gradients of a batch's loss in the parameters; return the loss.
+
+    `known` is the truth of all rows, and how much each counts, where they do not count alike.
+    """
     parts = groups(ids, rows)
-    truth = targets[torch.tensor([row for part in parts for row in part], device=encoder.device)]
+    order = torch.tensor([row for part in parts for row in part], device=encoder.device)
+    truth, weights = known[0][order], None if known[1] is None else known[1][order]
     if sum(len(ids[row]) for row in rows) * encoder.numbers_a_token <= GRAPH_NUMBERS:
         vectors = torch.cat([encoder.encode([ids[row] for row in part]) for part in parts])
-        loss = _loss(vectors, truth, head, plan.contrast)
+        loss = _loss(vectors, truth, weights, head, plan.contrast)
         autograd.backward(loss)
         return loss.item()
     with torch.no_grad():  # the loss needs all vectors at once, and memory only holds some of their graphs
         vectors = torch.cat([encoder.encode([ids[row] for row in part]) for part in parts])
     vectors.requires_grad_(True)
-    loss = _loss(vectors, truth, head, plan.contrast)
+    loss = _loss(vectors, truth, weights, head, plan.contrast)
     autograd.backward(loss)
     assert vectors.grad is not None
     for part, gradient in zip(parts, torch.split(vectors.grad, [len(part) for part in parts]), strict=True):
@@ -153,22 +160,29 @@ def _step(
 
 
 def _loss(
-    vectors: torch.Tensor, truth: torch.Tensor, head: tuple[torch.Tensor, torch.Tensor], contrast: float
+    vectors: torch.Tensor,
+    truth: torch.Tensor,
+    weights: torch.Tensor | None,
+    head: tuple[torch.Tensor, torch.Tensor],
+    contrast: float,
 ) -> torch.Tensor:
     logits = functional.linear(vectors, *head)
     if truth.ndim == 2:
         truth = truth.to(logits.dtype)
         loss = functional.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / len(truth)
-    else:
+        weights = None
+    elif weights is None:
         loss = functional.cross_entropy(logits, truth)
-    return (1 - contrast) * loss + contrast * _contrastive(vectors, truth) if contrast else loss
+    else:
+        loss = (functional.cross_entropy(logits, truth, reduction="none") * weights).sum() / weights.sum()
+    return (1 - contrast) * loss + contrast * _contrastive(vectors, truth, weights) if contrast else loss
 
 
-def _contrastive(vectors: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+def _contrastive(vectors: torch.Tensor, truth: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Return the supervised contrastive loss (Khosla et al. 2020): each row against all others of the batch.
 
     Others of the same label count alike; where rows have several labels, each by the share of all labels of the two
-    that both have (Jaccard).
+    that both have (Jaccard). Where rows have weights, each counts by its own, as a row and as another one.
     """
     own = torch.eye(len(truth), dtype=torch.bool, device=truth.device)
     if truth.ndim == 2:
@@ -176,14 +190,17 @@ def _contrastive(vectors: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         alike = both / (each[:, None] + each[None, :] - both).clamp(min=1)
     else:
         alike = (truth[:, None] == truth[None, :]).to(vectors.dtype)
-    alike = alike.masked_fill(own, 0.0)
+    counted = torch.ones_like(vectors[:, 0]) if weights is None else weights
+    alike = alike.masked_fill(own, 0.0) * counted
     total = alike.sum(1)
     if not bool(total.any()):
         return vectors.sum() * 0.0
     similar = (vectors @ vectors.T / TEMPERATURE).masked_fill(own, -torch.inf)
-    likelihood = (similar - torch.logsumexp(similar, dim=1, keepdim=True)).masked_fill(own, 0.0)
-    drawn = (alike * likelihood).sum(1)[total > 0] / total[total > 0]
-    return -drawn.mean()
+    among = torch.logsumexp(similar + torch.log(counted), dim=1, keepdim=True)
+    likelihood = (similar - among).masked_fill(own, 0.0)
+    paired = total > 0
+    drawn = (alike * likelihood).sum(1)[paired] / total[paired]
+    return -(drawn * counted[paired]).sum() / counted[paired].sum()
 
 
 # --- state ----------------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 The base itself is a copy in the job's run directory (registry/runs.py) and is only read. The head's rows of labels that
 stay are offered as the prior mean of the new ones; held-out rows decide whether it is used (recipes.py). Where the base
-keeps rows, as many of each of its labels are learned again as a label of the job has new ones, and no more: all of them
-beside a few new ones would drown the new labels.
+keeps rows, a few times as many of each of its labels are learned again as a label of the job has new ones. They shift
+no label's share (material.py); the head still leans to their labels, and is set upright (upright.py).
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from reflexd.schemas.reflex import Mode
 
 Identities = NDArray[np.uint64]
 
+REPLAYED = 3
+"""Kept rows of a label that are learned again for each new row that a label has; six did no better."""
+
 
 class Base(Struct, frozen=True):
     """What is taken over; `seen` is None where the base does not record which texts it was trained on."""
@@ -39,6 +42,8 @@ class Base(Struct, frozen=True):
     adapter: Adapter | None
     kept: list[Example]
     """Rows that the base keeps, of any of its labels."""
+    knew: NDArray[np.bool_]
+    """Which of the job's labels the base has [labels]."""
 
 
 def read_base(run_dir: Path, labels: Sequence[str], mode: Mode, encoder: EncoderDescription) -> Base | None:
@@ -69,17 +74,17 @@ def read_base(run_dir: Path, labels: Sequence[str], mode: Mode, encoder: Encoder
     for number, label in enumerate(labels):
         if label in row_of:
             prior.weight[number], prior.bias[number] = weight[row_of[label]], bias[row_of[label]]
-    return Base(prior, seen, manifest.head, adapter, kept)
+    return Base(prior, seen, manifest.head, adapter, kept, np.array([label in row_of for label in labels], np.bool_))
 
 
 def replay(base: Base, rows: Sequence[Example], labels: Sequence[str], seed: int) -> list[Example]:
-    """Return kept rows of the base for the labels of a job, as many of each as a label has new rows on average.
+    """Return kept rows of the base for a job's labels, REPLAYED for each new row that a label has on average.
 
     Rows with a label that the job does not have are left out, and so are texts that the job has itself.
     """
     texts = {row.text for row in rows}
     new = -(-sum(len(labels_of(row)) for row in rows) // len(labels))
-    return _drawn([row for row in base.kept if row.text not in texts], labels, new, seed)
+    return _drawn([row for row in base.kept if row.text not in texts], labels, REPLAYED * new, seed)
 
 
 def to_keep(rows: Sequence[Example], labels: Sequence[str], most: int, seed: int) -> list[Example]:

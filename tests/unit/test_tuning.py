@@ -304,3 +304,17 @@ def test_rows_of_several_labels_draw_together_by_what_they_share() -> None:
     assert pull[1] > pull[2], "both labels are shared with the second row, and one with the third"
     nothing = tuning._contrastive(vectors[:2], torch.zeros(2, 3))
     assert nothing.item() == 0
+
+
+def test_a_row_counts_in_the_loss_by_its_weight() -> None:
+    random = torch.Generator().manual_seed(0)
+    vectors = torch.nn.functional.normalize(torch.randn(9, 8, generator=random), dim=1)
+    truth, head = torch.arange(9) % 3, (torch.randn(3, 8, generator=random), torch.zeros(3))
+
+    def loss(weights: list[float] | None, rows: int = 9) -> float:
+        counted = None if weights is None else torch.tensor(weights)
+        return tuning._loss(vectors[:rows], truth[:rows], counted, head, 0.5).item()
+
+    assert loss([1.0] * 9) == pytest.approx(loss(None))
+    assert loss([1.0] * 6 + [1e-9] * 3) == pytest.approx(loss(None, 6)), "next to nothing is none"
+    assert loss([1.0] * 6 + [1e-9] * 3) != pytest.approx(loss(None), rel=0.05)

@@ -1,0 +1,63 @@
+"""Decides how far a model that started from a base leans to the labels that the base knew, and sets it upright.
+
+The base's adapter has drawn its own labels into dense places, and the head learns again from rows that lie there. Texts
+that nobody trained on lie less far out, those of the new labels too, and so they come out with the base's labels more
+often than they should. The rows of a job that are held out show by how much: one number, the likeliest, is taken from
+the logits of the base's labels. (Wu et al., Large Scale Incremental Learning, 2019, fit a scale with it; ours is the
+temperature.) Before any row is seen it is normal about 0, with the standard deviation that held-out logits have.
+
+TREC grown from 3 labels to 6 by 5 rows a label, four draws, 1,500 other rows of the train file: .784 before, .794 set
+upright; with three to six times as many rows of the base learned again .769 leaning and .810 set upright.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from msgspec import structs
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from reflexd.engine.calibration import SPREAD, row_losses
+from reflexd.engine.evaluation import HeldOut, dealt, select
+from reflexd.engine.heads import Wide, row_weights
+
+LEAST_ROWS = 5
+"""Held-out rows of labels that the base knew, and of others, below which nothing is said of a lean."""
+
+
+def leaning(held: HeldOut, knew: NDArray[np.bool_], shares: Wide | None) -> float:
+    """Return by how much the logits of the labels that the base `knew` [labels] are too high; 0 where nothing tells.
+
+    `shares` [labels] is how much each label's rows count, if not as many as they are.
+    """
+    if held.truth.ndim == 2:
+        return 0.0
+    old = int(knew[held.truth].sum())
+    if min(old, len(held.truth) - old) < LEAST_ROWS:
+        return 0.0
+    weights = np.ones(len(held.truth)) if shares is None else row_weights(held.truth, shares)
+    weights = weights / weights.sum()
+    rows, deviation = 1 / float((weights**2).sum()), float(held.logits.std())
+
+    def cost(values: NDArray[np.float64]) -> float:
+        lean, log_temperature = values
+        pull = (lean**2 + (log_temperature / SPREAD) ** 2) / (2 * rows)
+        losses = row_losses(without(held, knew, lean * deviation), float(np.exp(log_temperature)))
+        return float(weights @ losses) + float(pull)
+
+    # By values alone: the logits have too few digits for the small steps that a gradient would be estimated by.
+    return float(minimize(cost, np.zeros(2), method="Nelder-Mead", bounds=[(-3, 3), (-4, 3)]).x[0]) * deviation
+
+
+def without(held: HeldOut, knew: NDArray[np.bool_], lean: float) -> HeldOut:
+    """Return held-out rows whose logits of the labels that the base knew are less by so much."""
+    return structs.replace(held, logits=held.logits - np.float32(lean) * knew)
+
+
+def upright(held: HeldOut, knew: NDArray[np.bool_], shares: Wide | None) -> HeldOut:
+    """Return held-out rows set upright, each by what the rows of other parts tell, so that none judges itself."""
+    logits = held.logits.copy()
+    for chosen_on, judged in dealt(len(held.truth)):
+        lean = leaning(select(held, chosen_on), knew, shares)
+        logits[judged] = without(select(held, judged), knew, lean).logits
+    return structs.replace(held, logits=logits)
