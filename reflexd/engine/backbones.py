@@ -15,7 +15,7 @@ import structlog
 from msgspec import Struct
 
 from reflexd.engine import backbone
-from reflexd.engine.backbone import DESCRIPTION, PRECISIONS, BackboneMissing, incompatibility
+from reflexd.engine.backbone import COMPARED_ROWS, DESCRIPTION, PRECISIONS, BackboneMissing, incompatibility
 from reflexd.errors import JobFailure, StartupError
 from reflexd.hookspecs import Checkpoint
 from reflexd.registry import artifacts, backbones, runs
@@ -47,6 +47,8 @@ class Ground(Struct, frozen=True):
 
     exported: Path
     checkpoint: Path
+    fp32: Path | None = None
+    """The encoder in fp32, where the job has enough rows to be compared in both precisions."""
 
 
 class Backbones:
@@ -151,7 +153,18 @@ class Backbones:
         target = self.exported(default, precision)
         if not (target / DESCRIPTION).is_file():  # whether it is sound, the training process sees
             await self.export(default, precision)
-        return Ground(target, default.folder)
+        return Ground(target, default.folder, await self._in_fp32(run_dir, default, precision))
+
+    async def _in_fp32(self, run_dir: Path, present: Present, precision: str) -> Path | None:
+        """Return the encoder's folder in fp32 for a cold job that may be compared; it does without where that fails."""
+        mark = None if (run_dir / runs.BASE).is_dir() else await asyncio.to_thread(runs.read_prepared, run_dir)
+        if mark is None or precision != "int8" or mark.rows < COMPARED_ROWS:
+            return None
+        try:
+            return await self.export(present, "fp32")
+        except (StartupError, OSError) as error:
+            log.warning("an encoder cannot be exported in fp32: int8 is not compared", why=str(error))
+            return None
 
     # --- where they come from -----------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from reflexd.engine import prepare, trainer
@@ -43,7 +44,9 @@ class Stages:
         rows = runs.read_rows(run_dir, Example, mark.file)
         given = _given(run_dir, mark.file) if mark.made else None
         encoder, held = self._load_encoder(spec), runs.read_validation(run_dir, Example)
-        return trainer.train(spec, rows, mark.labels, encoder, self._emit, mark.mode, held, given)
+        # Not kept: the next job may never need it, and it is as large as the other one.
+        fp32 = partial(open_encoder, Path(spec.backbone_fp32), spec.threads) if spec.backbone_fp32 else None
+        return trainer.train(spec, rows, mark.labels, encoder, self._emit, mark.mode, held, given, fp32)
 
     def _sources(self, spec: RunSpec) -> PluginManager:
         allow = tuple(spec.plugins_allow)

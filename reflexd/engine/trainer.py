@@ -30,6 +30,7 @@ from reflexd.engine.evaluation import HeldOut, Split, split
 from reflexd.engine.heads import Matrix, Targets, Wide, row_weights
 from reflexd.engine.in_domain import domain_apart, fit_domain
 from reflexd.engine.material import Emit, Material, gather, known_from_now_on
+from reflexd.engine.precision import Verdict, compare
 from reflexd.engine.recipes import DEFAULT, changes, fit, otherwise_regularised, with_names, without_base, words_of
 from reflexd.engine.selection import Candidate, choose, honest, mean_accuracy, search
 from reflexd.engine.tuned import Rows, Tuned, Tuner, said_of
@@ -75,17 +76,23 @@ def train(
     mode: Mode = "single_label",
     validation: Sequence[Example] | None = None,
     given: Collection[str] | None = None,
+    fp32: Callable[[], Encoder] | None = None,
 ) -> Trained:
     """Train, score and publish a classifier; return what the daemon records.
 
     It is scored on rows of its own that were held out, or on those of `validation` where there are some. Where the
     labels were made, `given` are the texts whose labels the user gave all the same: see agreement.py.
+    `fp32` loads the same encoder in that precision, where it is to be seen what int8 costs: see precision.py.
 
     Raises JobFailure where the run directory holds a base model that cannot be started from.
     """
     base = read_base(Path(spec.run_dir), labels, mode, encoder.description)
     start = _start(encoder, base)
     material = gather(spec, rows, labels, mode, encoder, start, base, emit)
+    verdict, exact = (None, None) if fp32 is None else _compared(spec, material, len(labels), fp32(), emit)
+    if exact is not None:
+        encoder = start = exact
+        material = gather(spec, rows, labels, mode, encoder, start, base, lambda _: None)
     heads = _Heads(labels, base, material.shares)
     chosen = _choose(spec, material, heads, labels, encoder, start, base, emit)
     calibration = calibrate(chosen.held)
@@ -104,6 +111,8 @@ def train(
     )
     if given is not None and validation is None:
         found.result.update(agreement(chosen.honest, material.texts, given, emit))
+    if verdict is not None:
+        found.result["precision"] = {"served": verdict.served, **msgspec.to_builtins(verdict)}
     found.result["recipe"] = {"encoder": chosen.encoder, **msgspec.to_builtins(chosen.recipe)}
     _tell_score(emit, found.result, calibration)
     head = heads.fitted(chosen.recipe, chosen.features, material.targets, chosen.names, emit)
@@ -196,6 +205,19 @@ def _start(encoder: Encoder, base: Base | None) -> Encoder:
         return encoder if base is None else encoder.adapted(base.adapter)
     except ValueError as error:
         raise JobFailure("model_unusable", f"The base model cannot be used: {error}", "base_model") from error
+
+
+def _compared(
+    spec: RunSpec, material: Material, labels: int, fp32: Encoder, emit: Emit
+) -> tuple[Verdict | None, Encoder | None]:
+    """Compare a job's rows in both precisions; return what came of it, and the encoder in fp32 if it is to serve."""
+    verdict = compare(material, labels, fp32, spec.seed, spec.threads)
+    if verdict is None:
+        return None, None
+    costly = verdict.served == "fp32"
+    why = "int8 costs too much here, the model is served in fp32" if costly else "the model is served in int8"
+    emit(Message(f"{verdict.told()}: {why}", data=msgspec.to_builtins(verdict)))
+    return verdict, fp32 if costly else None
 
 
 def _choose(

@@ -295,6 +295,7 @@ class Dispatcher:
             models_dir=str(options.models_dir),
             model_id=model_id,
             backbone=str(ground.exported),
+            backbone_fp32="" if ground.fp32 is None else str(ground.fp32),
             checkpoint=str(ground.checkpoint),
             seed=job.seed,
             threads=options.threads,

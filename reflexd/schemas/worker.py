@@ -45,6 +45,8 @@ class RunSpec(Struct, kw_only=True, forbid_unknown_fields=True):
     model_id: str
     backbone: str
     """Directory of the exported encoder (engine/backbone.py)."""
+    backbone_fp32: str = ""
+    """The same encoder's in fp32, where it is to be seen whether the model had better be served in it."""
     checkpoint: str
     """Directory of the weights that it was exported from: config.json, model.safetensors, tokenizer.json."""
     seed: int
