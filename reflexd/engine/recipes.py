@@ -87,6 +87,11 @@ def without_base(best: HeadRef) -> HeadRef:
     return structs.replace(best, base=False)
 
 
+def last_alone(best: HeadRef) -> HeadRef:
+    """Return a recipe of the last layer alone, which an encoder that is tuned on moves most, and of the rows alone."""
+    return structs.replace(best, features="last", base=False)
+
+
 def changes(rows: int, labels: int, width: int, folds: int, several: bool) -> list[Callable[[HeadRef], HeadRef]]:
     """Return what is tried one after the other in a cold start: all for few rows, the first where there are many."""
     if rows * labels * width * folds > WORK_LIMIT:

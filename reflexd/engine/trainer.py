@@ -2,7 +2,8 @@
 
 On machines of one kind the result depends on the rows, the base model where there is one, the seed and the budget.
 What each part decides stands in its own module: the head recipes (recipes.py), the choice (selection.py), how the
-budget is spent (budget.py), how an encoder is tuned (tuned.py, tuning.py), what is said of it all (assessment.py).
+budget is spent (budget.py), how an encoder is tuned (tuned.py, tuning.py), what is said of it all (assessment.py,
+telling.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import importlib.metadata
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct, structs
@@ -22,7 +22,7 @@ from reflexd.engine.agreement import agreement
 from reflexd.engine.assessment import assess, rows_in_windows
 from reflexd.engine.backbone import STACK
 from reflexd.engine.budget import kinds_for, scheme
-from reflexd.engine.calibration import CALIBRATION_ROWS, calibrate
+from reflexd.engine.calibration import calibrate
 from reflexd.engine.dataset import data_sha256
 from reflexd.engine.diagnosis import MOST_ROWS, TrainingRows
 from reflexd.engine.encoder import Encoder
@@ -31,18 +31,28 @@ from reflexd.engine.heads import Matrix, Targets, Wide, row_weights
 from reflexd.engine.in_domain import domain_apart, fit_domain
 from reflexd.engine.material import Emit, Material, gather, known_from_now_on
 from reflexd.engine.precision import Verdict, compare
-from reflexd.engine.recipes import DEFAULT, changes, fit, otherwise_regularised, with_names, without_base, words_of
-from reflexd.engine.selection import Candidate, choose, honest, mean_accuracy, search
-from reflexd.engine.tuned import Rows, Tuned, Tuner, said_of
+from reflexd.engine.recipes import (
+    DEFAULT,
+    changes,
+    fit,
+    last_alone,
+    otherwise_regularised,
+    with_names,
+    without_base,
+    words_of,
+)
+from reflexd.engine.selection import Candidate, choose, honest, search
+from reflexd.engine.telling import tell_choice, tell_early, tell_precision, tell_score, tell_unscored
+from reflexd.engine.tuned import Rows, Tuner
 from reflexd.engine.validation import Finished, validated
 from reflexd.engine.warm_start import Base, read_base, to_keep
 from reflexd.errors import JobFailure
 from reflexd.hookspecs import Example
 from reflexd.registry import artifacts, runs
-from reflexd.registry.artifacts import ROWS, BackboneRef, Calibration, Domain, Head, HeadRef, Manifest
+from reflexd.registry.artifacts import ROWS, BackboneRef, Domain, Head, HeadRef, Manifest
 from reflexd.registry.files import remove_directory
 from reflexd.schemas.reflex import Mode
-from reflexd.schemas.worker import Message, Metrics, RunSpec, Trained
+from reflexd.schemas.worker import Message, RunSpec, Trained
 
 PACKAGES = ("reflexd", "torch", "transformers", "peft", "onnxruntime", "scikit-learn", "numpy", "tokenizers")
 FROZEN = "frozen"
@@ -104,7 +114,7 @@ def train(
         chosen.honest,
         calibrate(chosen.honest),
         chosen.held,
-        _tell_unscored(emit, base, material, chosen.held),
+        tell_unscored(emit, base, material, chosen.held),
         emit,
         rows_in_windows(encoder, texts, MOST_ROWS) if material.windowed else (),
         material.windowed,
@@ -114,7 +124,7 @@ def train(
     if verdict is not None:
         found.result["precision"] = {"served": verdict.served, **msgspec.to_builtins(verdict)}
     found.result["recipe"] = {"encoder": chosen.encoder, **msgspec.to_builtins(chosen.recipe)}
-    _tell_score(emit, found.result, calibration)
+    tell_score(emit, found.result, calibration)
     head = heads.fitted(chosen.recipe, chosen.features, material.targets, chosen.names, emit)
     if base is not None:
         head.bias[base.knew] -= chosen.lean
@@ -214,10 +224,8 @@ def _compared(
     verdict = compare(material, labels, fp32, spec.seed, spec.threads)
     if verdict is None:
         return None, None
-    costly = verdict.served == "fp32"
-    why = "int8 costs too much here, the model is served in fp32" if costly else "the model is served in int8"
-    emit(Message(f"{verdict.told()}: {why}", data=msgspec.to_builtins(verdict)))
-    return verdict, fp32 if costly else None
+    tell_precision(emit, verdict)
+    return verdict, fp32 if verdict.served == "fp32" else None
 
 
 def _choose(
@@ -249,7 +257,7 @@ def _choose(
         fitted = heads.fitter(names)
         return search(0, judged, lambda _: material.features, targets, fitted, steps, first, told, *leans)
 
-    found = as_it_is(parts, lambda one: _tell_early(emit, one))
+    found = as_it_is(parts, lambda one: tell_early(emit, one))
     best = found[choose(found)]
     untuned = structs.replace(
         untuned, recipe=best.recipe, held=best.held, honest=honest(found), names=names, lean=best.lean
@@ -271,18 +279,19 @@ def _choose(
     candidates = as_it_is(judged)
     # However many the rows: tuned features lie far apart already, and often want the other constant.
     later = steps if otherwise_regularised in steps else [*steps, otherwise_regularised]
+    later = later if base is None else [*later, last_alone]
     for number, one in enumerate(tuned, 1):
         fitted = heads.fitter(*one.names)
         candidates += search(number, judged, one.folds.__getitem__, targets, fitted, later, first, None, *leans)
     winner, said = candidates[choose(candidates)], honest(candidates)
     if winner.encoder == 0:
-        _tell_choice(emit, candidates, tuned, winner)
+        tell_choice(emit, candidates, tuned, winner)
         return structs.replace(untuned, honest=said)
     kept = tuned[winner.encoder - 1]
     whole = tuner.whole(kept)
     if whole is None:
         return untuned
-    _tell_choice(emit, candidates, tuned, winner)
+    tell_choice(emit, candidates, tuned, winner)
     adapter, features, names = whole
     kind, folds, lean = kept.work.kind, kept.folds, winner.lean
     return Chosen(winner.recipe, features, winner.held, said, kind, adapter, names, judged, folds, lean)
@@ -294,52 +303,6 @@ def _domain(chosen: Chosen, targets: Targets, labels: int, width: int) -> Domain
     if chosen.parts is None:
         return fit_domain(vectors, targets, labels)
     return domain_apart(vectors, targets, labels, chosen.parts.parts, [fold[:, :width] for fold in chosen.folds])
-
-
-# --- what is said ---------------------------------------------------------------------------------------------------
-
-
-def _tell_early(emit: Emit, one: Candidate) -> None:
-    accuracy = mean_accuracy(one.held)
-    said = f"Early score: held-out accuracy {accuracy:.3f} with the encoder as it is"
-    emit(Metrics(said, {"step": 0, "early_accuracy": round(accuracy, 4), "n": len(one.held.truth)}))
-
-
-def _tell_choice(emit: Emit, candidates: Sequence[Candidate], tuned: Sequence[Tuned], winner: Candidate) -> None:
-    names = ["as it is", *(said_of(one.work) for one in tuned)]
-    best = []
-    for number, name in enumerate(names):
-        own = [one for one in candidates if one.encoder == number]
-        best.append(f"{name} {mean_accuracy(own[choose(own)].held):.3f}")
-    kept = "stays as it is" if winner.encoder == 0 else f"is tuned: {names[winner.encoder]}"
-    emit(Message(f"Held-out accuracy of the encoder {', '.join(best)}: it {kept}"))
-
-
-def _tell_unscored(emit: Emit, base: Base | None, material: Material, held: HeldOut | None) -> str:
-    """Tell of rows that cannot be scored because of the base; return why there is no score where there is none."""
-    own = material.seen[: material.own]
-    if not own.any():
-        return "too few different rows to spare one"
-    why = f"the base model was trained on {int(own.sum())} of the {len(own)} rows"
-    if base is not None and base.seen is None:
-        why = "the base model does not record the texts that it was trained on"
-    said = "they are not scored" if held is not None else "nothing is left to score honestly"
-    emit(Message(f"{why[0].upper()}{why[1:]}: {said}", "warn"))
-    return why
-
-
-def _tell_score(emit: Emit, result: dict[str, Any], calibration: Calibration) -> None:
-    if result["n"]:
-        named = ("accuracy", "accuracy_of", "f1_score", "micro_f1", "n", "interval", "method")
-        low, high = result["interval"]
-        of = f" of {result['accuracy_of']}" if "accuracy_of" in result else ""
-        interval = f"95 % interval {low:.2f} to {high:.2f}, {result['n']} rows"
-        said = f"Held-out accuracy{of} {result['accuracy']:.3f} ({interval})"
-        emit(Message(said, data={name: result[name] for name in named if name in result}))
-    if calibration.method == "none":
-        emit(Message("Too few held-out rows to calibrate on: confidences are uncalibrated", "warn"))
-    elif calibration.rows < CALIBRATION_ROWS:
-        emit(Message(f"Only {calibration.rows} held-out rows to calibrate on: confidences are rough", "warn"))
 
 
 @functools.cache
