@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from reflexd.engine.calibration import best_temperature, mean_loss, row_losses
 from reflexd.engine.evaluation import HeldOut, Split, dealt, hold_out, select
 from reflexd.engine.heads import Matrix, Targets, Wide
-from reflexd.engine.upright import leaning, upright
+from reflexd.engine.upright import upright
 from reflexd.registry.artifacts import Head, HeadRef
 
 
@@ -59,7 +59,7 @@ def search(
         held = hold_out(parts, features, targets, partial(fitted, recipe))
         if knew is None:
             return Candidate(encoder, recipe, held)
-        return Candidate(encoder, recipe, upright(held, knew, shares), leaning(held, knew, shares))
+        return Candidate(encoder, recipe, *upright(held, knew, shares))
 
     out = [tried(first)]
     if told is not None:
@@ -104,7 +104,7 @@ def mean_accuracy(held: HeldOut) -> float:
 def honest(candidates: Sequence[Candidate]) -> HeldOut:
     """Return held-out logits of which no row's truth chose among these candidates.
 
-    What led to the candidates themselves (the order of the search, a pilot) has seen all of them.
+    What led to the candidates themselves (the order of the search, a pilot, leans of others) has seen all of them.
 
     Those of different candidates come on different scales, so each is divided by its own temperature first.
     """

@@ -46,7 +46,7 @@ from reflexd.engine.telling import tell_choice, tell_early, tell_precision, tell
 from reflexd.engine.tuned import Rows, Tuner
 from reflexd.engine.validation import Finished, validated
 from reflexd.engine.warm_start import Base, read_base, to_keep
-from reflexd.errors import JobFailure
+from reflexd.errors import JobFailure, StartupError
 from reflexd.hookspecs import Example
 from reflexd.registry import artifacts, runs
 from reflexd.registry.artifacts import ROWS, BackboneRef, Domain, Head, HeadRef, Manifest
@@ -99,7 +99,7 @@ def train(
     base = read_base(Path(spec.run_dir), labels, mode, encoder.description)
     start = _start(encoder, base)
     material = gather(spec, rows, labels, mode, encoder, start, base, emit)
-    verdict, exact = (None, None) if fp32 is None else _compared(spec, material, len(labels), fp32(), emit)
+    verdict, exact = (None, None) if fp32 is None else _compared(spec, material, len(labels), fp32, emit)
     if exact is not None:
         encoder = start = exact
         material = gather(spec, rows, labels, mode, encoder, start, base, lambda _: None)
@@ -218,14 +218,19 @@ def _start(encoder: Encoder, base: Base | None) -> Encoder:
 
 
 def _compared(
-    spec: RunSpec, material: Material, labels: int, fp32: Encoder, emit: Emit
+    spec: RunSpec, material: Material, labels: int, fp32: Callable[[], Encoder], emit: Emit
 ) -> tuple[Verdict | None, Encoder | None]:
     """Compare a job's rows in both precisions; return what came of it, and the encoder in fp32 if it is to serve."""
-    verdict = compare(material, labels, fp32, spec.seed, spec.threads)
+    try:
+        exact = fp32()
+    except (StartupError, OSError, MemoryError) as error:
+        emit(Message(f"The encoder cannot be loaded in fp32, so the model is served in int8: {error}", "warn"))
+        return None, None
+    verdict = compare(material, labels, exact, spec.seed, spec.threads)
     if verdict is None:
         return None, None
     tell_precision(emit, verdict)
-    return verdict, fp32 if verdict.served == "fp32" else None
+    return verdict, exact if verdict.served == "fp32" else None
 
 
 def _choose(

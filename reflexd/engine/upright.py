@@ -17,9 +17,9 @@ from msgspec import structs
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from reflexd.engine.calibration import SPREAD, row_losses
+from reflexd.engine.calibration import SPREAD, best_temperature, row_losses
 from reflexd.engine.evaluation import HeldOut, dealt, select
-from reflexd.engine.heads import Wide, row_weights
+from reflexd.engine.heads import NEVER, Wide, row_weights
 
 LEAST_ROWS = 5
 """Held-out rows of labels that the base knew, and of others, below which nothing is said of a lean."""
@@ -27,22 +27,37 @@ MOST_ROWS = 500
 """Held-out rows that are enough to tell it: of 2,000 with 150 labels each search would take seconds."""
 
 
-def leaning(held: HeldOut, knew: NDArray[np.bool_], shares: Wide | None) -> float:
-    """Return by how much the logits of the labels that the base `knew` [labels] are too high; 0 where nothing tells.
+def upright(held: HeldOut, knew: NDArray[np.bool_], shares: Wide | None) -> tuple[HeldOut, float]:
+    """Return held-out rows set upright, each by what the rows of other parts tell, and what all of them tell.
 
-    `shares` [labels] is how much each label's rows count, if not as many as they are.
+    That is by how much the logits of the labels that the base `knew` [labels] are too high. Where the rows, or a part's
+    others, are too few to tell, nothing is done. `shares` [labels] is how much each label's rows count, if not as many
+    as they are.
     """
+    told = leaning(held, knew, shares)
+    logits = held.logits.copy()
+    for chosen_on, judged in dealt(len(held.truth)):
+        lean = leaning(select(held, chosen_on), knew, shares)
+        if told is None or lean is None:
+            return held, 0.0
+        logits[judged] = without(select(held, judged), knew, lean).logits
+    return structs.replace(held, logits=logits), 0.0 if told is None else told
+
+
+def leaning(held: HeldOut, knew: NDArray[np.bool_], shares: Wide | None) -> float | None:
+    """Return by how much the logits of the labels that the base knew are too high; None where too few rows tell."""
     if held.truth.ndim == 2:
-        return 0.0
+        return None
+    # A head without rows of a label never says it. That tells nothing, and would set the scale of all.
+    held = select(held, np.asarray((held.logits > NEVER / 2).all(axis=1)))
     if len(held.truth) > MOST_ROWS:
         held = select(held, np.random.default_rng(0).permutation(len(held.truth)) < MOST_ROWS)
     old = int(knew[held.truth].sum())
     if min(old, len(held.truth) - old) < LEAST_ROWS:
-        return 0.0
+        return None
     weights = np.ones(len(held.truth)) if shares is None else row_weights(held.truth, shares)
     weights = weights / weights.sum()
-    rows = 1 / float((weights**2).sum())
-    deviation = float(held.logits.std())
+    rows, deviation = 1 / float((weights**2).sum()), float(held.logits.std())
     # The search estimates gradients by small steps, for which single precision has too few digits.
     wide = structs.replace(held, logits=held.logits.astype(np.float64))
 
@@ -52,18 +67,10 @@ def leaning(held: HeldOut, knew: NDArray[np.bool_], shares: Wide | None) -> floa
         losses = row_losses(without(wide, knew, lean * deviation), float(np.exp(log_temperature)))
         return float(weights @ losses) + float(pull)
 
-    return float(minimize(cost, np.zeros(2), method="L-BFGS-B", bounds=[(-3, 3), (-4, 3)]).x[0]) * deviation
+    start = np.array([0.0, np.log(best_temperature(wide))])
+    return float(minimize(cost, start, method="L-BFGS-B", bounds=[(-3, 3), (-4, 3)]).x[0]) * deviation
 
 
 def without(held: HeldOut, knew: NDArray[np.bool_], lean: float) -> HeldOut:
     """Return held-out rows whose logits of the labels that the base knew are less by so much."""
     return structs.replace(held, logits=held.logits - held.logits.dtype.type(lean) * knew)
-
-
-def upright(held: HeldOut, knew: NDArray[np.bool_], shares: Wide | None) -> HeldOut:
-    """Return held-out rows set upright, each by what the rows of other parts tell, so that none judges itself."""
-    logits = held.logits.copy()
-    for chosen_on, judged in dealt(len(held.truth)):
-        lean = leaning(select(held, chosen_on), knew, shares)
-        logits[judged] = without(select(held, judged), knew, lean).logits
-    return structs.replace(held, logits=logits)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from reflexd.engine.adapters import Adapter, read_adapter
 from reflexd.engine.backbone import EncoderDescription, incompatibility
+from reflexd.engine.budget import FEW_ROWS
 from reflexd.engine.dataset import labels_of
 from reflexd.engine.heads import Matrix, Prior
 from reflexd.errors import JobFailure
@@ -80,11 +81,16 @@ def read_base(run_dir: Path, labels: Sequence[str], mode: Mode, encoder: Encoder
 def replay(base: Base, rows: Sequence[Example], labels: Sequence[str], seed: int) -> list[Example]:
     """Return kept rows of the base for a job's labels, REPLAYED for each new row that a label has on average.
 
-    Rows with a label that the job does not have are left out, and so are texts that the job has itself.
+    They are fewer, though not fewer than those new ones, where a job of few rows would become one of many by them. Rows
+    with a label that the job does not have are left out, and so are texts that the job has itself.
     """
     texts = {row.text for row in rows}
     new = -(-sum(len(labels_of(row)) for row in rows) // len(labels))
-    return _drawn([row for row in base.kept if row.text not in texts], labels, REPLAYED * new, seed)
+    fitting = [row for row in base.kept if row.text not in texts]
+    most = REPLAYED * new
+    if len(rows) <= FEW_ROWS:
+        most = max(new, min(most, (FEW_ROWS - len(rows)) // max(int(base.knew.sum()), 1)))
+    return _drawn(fitting, labels, most, seed)
 
 
 def to_keep(rows: Sequence[Example], labels: Sequence[str], most: int, seed: int) -> list[Example]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from reflexd.engine import selection, tuning
 from reflexd.engine.adapters import read_adapter
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.trainer import train
@@ -129,6 +131,38 @@ def test_a_base_hands_on_adapter_and_rows_and_is_left_alone(house: House) -> Non
     kept = Counter(row.label for row in house.kept("next"))
     assert set(kept) == set(LABELS)
     assert max(kept.values()) <= KEPT
+
+
+def test_what_held_out_rows_tell_of_a_lean_is_taken_from_the_head(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    biases = []
+    for lean in (0.0, 7.0):
+        monkeypatch.setattr(selection, "upright", lambda held, *_, lean=lean: (held, lean))
+        house.train("leaning", of(LABELS, 6, 11), LABELS, "base", seconds=0.0)
+        biases.append(artifacts.load(house.models, "leaning")[0].bias)
+        artifacts.discard(house.models, "leaning")
+        shutil.rmtree(house.runs / "leaning")
+    taken = dict(zip(LABELS, (biases[0] - biases[1]).tolist(), strict=True))
+    assert taken == pytest.approx({label: 7.0 if label in OLD else 0.0 for label in LABELS}, abs=1e-5)
+
+
+def test_rows_that_are_learned_again_weigh_no_label_up_while_the_encoder_moves(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weighed: list[dict[int, float]] = []
+    tune = tuning.tune
+
+    def spied(encoder: Any, ids: Any, targets: Any, *rest: Any, weights: Any = None, **more: Any) -> list[float]:
+        assert weights is not None
+        weighed.append({int(label): float(weights[targets == label].sum()) for label in np.unique(targets)})
+        return tune(encoder, ids, targets, *rest, weights=weights, **more)
+
+    monkeypatch.setattr(tuning, "tune", spied)
+    house.train("weighed", of(LABELS, 6, 11), LABELS, "base")
+    assert len(weighed) == 4, "three folds, and all rows"
+    for sums in weighed:
+        assert list(sums.values()) == pytest.approx([np.mean(list(sums.values()))] * len(LABELS))
 
 
 def test_without_seconds_the_base_is_reused_as_it_is(house: House) -> None:

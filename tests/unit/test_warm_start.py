@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from reflexd.engine import material, recipes
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.heads import Prior, fit_head, logits_of
 from reflexd.engine.trainer import _Heads, train
-from reflexd.engine.warm_start import identities
+from reflexd.engine.warm_start import Base, identities, replay
 from reflexd.errors import JobFailure
 from reflexd.hookspecs import Example
 from reflexd.registry import artifacts, runs
@@ -267,6 +268,23 @@ def test_a_row_that_counts_twice_is_a_row_given_twice(warm: bool) -> None:
     repeated = fit_head(np.concatenate([vectors, vectors[twice]]), np.concatenate([classes, classes[twice]]), 3, prior)
     np.testing.assert_allclose(weighted.weight, repeated.weight, atol=4e-2)
     assert np.abs(weighted.weight - fit_head(vectors, classes, 3, prior).weight).max() > 0.1
+
+
+def test_a_few_times_as_many_rows_are_learned_again_as_are_new() -> None:
+    kept = [Example(f"{label} {number}", label) for label in ("a", "b") for number in range(40)]
+    base = Base(
+        prior=Prior(np.zeros((3, 4)), np.zeros(3)), seen=None, recipe=recipes.DEFAULT, adapter=None, kept=kept,
+        knew=np.array([True, True, False]),
+    )  # fmt: skip
+
+    def again(new: int) -> dict[str | None, int]:
+        rows = [Example(f"{label} new {number}", label) for label in ("a", "b", "c") for number in range(new)]
+        return dict(Counter(row.label for row in replay(base, rows, ["a", "b", "c"], 1)))
+
+    assert again(5) == {"a": 15, "b": 15}
+    assert again(24) == {"a": 28, "b": 28}, "128 rows are few, and 129 many"
+    assert again(40) == {"a": 40, "b": 40}, "but as many as are new"
+    assert again(50) == {"a": 40, "b": 40}, "all that are kept"
 
 
 def test_rows_that_are_learned_again_shift_no_label_s_share() -> None:
