@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import openai
 import pytest
 
-from tests.daemons import ALIVE, Daemon, running
+from tests.daemons import ALIVE, Daemon, embedded, running
 
 _names = itertools.count(1)
 
@@ -19,6 +19,14 @@ LONG = (
     "test_interval", "test_file_jobs", "test_runner", "test_tuned_training", "test_quantisation",
 )  # fmt: skip
 """Files that take half a minute or more, the longest first."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Export the embedded encoder once, before several processes begin: a job in a daemon would wait for it."""
+    if not hasattr(session.config, "workerinput"):
+        for precision in ("int8", "fp32"):
+            embedded(precision)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

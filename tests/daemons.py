@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -19,6 +20,9 @@ from typing import Any, TypeVar
 import httpx2
 import openai
 import platformdirs
+
+from reflexd.engine import backbone
+from reflexd_plugins.checkpoints import MINILM
 
 ROOT = Path(__file__).resolve().parents[1]
 DEADLINE = 120.0
@@ -44,6 +48,15 @@ def wait_for(look: Callable[[], T], what: str, seconds: float = DEADLINE) -> T:
 def shared_cache() -> Path:
     """Return where the exported encoder is kept from one test run to the next; making it takes 20 s."""
     return Path(os.environ.get("REFLEXD_TEST_CACHE") or platformdirs.user_cache_dir("reflexd-tests"))
+
+
+def embedded(precision: str) -> Path:
+    """Return the embedded encoder's exported form in the shared cache, made there when it is missing."""
+    source = backbone.find_files(MINILM)
+    target = backbone.exported_directory(shared_cache(), backbone.fingerprint(MINILM, source), precision)
+    if backbone.read_description(target) is None:
+        asyncio.run(backbone.export(MINILM, source, target, precision))
+    return target
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ from reflexd.engine import backbone
 from reflexd.engine.encoder import Encoder
 from reflexd.store.store import Store
 from reflexd_plugins.checkpoints import MINILM
-from tests.daemons import shared_cache
+from tests.daemons import embedded, shared_cache
 
 torch.set_num_threads(1)  # two tests run at once, and threads that wait for each other on busy cores cost tenfold
 
@@ -26,12 +26,8 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def encoder_dir() -> Path:
-    """The exported encoder in the tests' shared cache; made there when it is missing (15 s)."""
-    source = backbone.find_files(MINILM)
-    target = backbone.exported_directory(shared_cache(), backbone.fingerprint(MINILM, source), "int8")
-    if backbone.read_description(target) is None:
-        asyncio.run(backbone.export(MINILM, source, target, "int8"))
-    return target
+    """The exported encoder in the tests' shared cache."""
+    return embedded("int8")
 
 
 @pytest.fixture(scope="session")
@@ -52,12 +48,8 @@ def encoder(encoder_dir: Path) -> Encoder:
 
 @pytest.fixture(scope="session")
 def full_encoder() -> Encoder:
-    """The embedded encoder in fp32; exported into the shared cache when it is missing (20 s)."""
-    source = backbone.find_files(MINILM)
-    target = backbone.exported_directory(shared_cache(), backbone.fingerprint(MINILM, source), "fp32")
-    if backbone.read_description(target) is None:
-        asyncio.run(backbone.export(MINILM, source, target, "fp32"))
-    return Encoder(target)
+    """The embedded encoder in fp32."""
+    return Encoder(embedded("fp32"))
 
 
 @pytest.fixture

@@ -205,4 +205,7 @@ async def test_jobs_that_may_be_compared_are_given_the_encoder_in_fp32(
 
     monkeypatch.setattr(backbone, "read_description", lambda _: None)
     monkeypatch.setattr(backbone, "export", fails)
-    assert await given(COMPARED_ROWS) is None, "the job does without"
+    assert await given(COMPARED_ROWS) == exact, "whether it is sound, the training process sees"
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(present, "exported", lambda *_: tmp_path / "cache" / "none")
+    assert await present._in_fp32(tmp_path / f"{COMPARED_ROWS}-int8", default, "int8") is None, "the job does without"
