@@ -265,3 +265,18 @@ def test_it_never_outlives_the_daemon(tmp_path: Path) -> None:
     while is_alive(server) or is_alive(child):
         assert time.monotonic() < deadline, "an orphan is left"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_process_that_starts_after_the_server_has_ended_ends_too(tmp_path: Path, ended: bool) -> None:
+    """The parent-death signal comes to no process that asks for it too late."""
+    begun = tmp_path / "begun"
+    starts = f'exec {sys.executable} -c \'open("{begun}", "w").close()\''
+    script = f"(while kill -0 $$ 2>/dev/null; do sleep 0.01; done; {starts}; ) & exit" if ended else f"({starts}); true"
+    environment = {**os.environ, "PYTHONPATH": str(SITE)}
+    with subprocess.Popen(["sh", "-c", f"{script}"], start_new_session=True, env=environment) as server:
+        assert server.wait(20) == 0
+    end = time.monotonic() + (2 if ended else 20)
+    while not begun.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert begun.exists() is not ended

@@ -10,7 +10,12 @@ import signal
 import sys
 
 if "resource_tracker" not in " ".join(sys.orig_argv):  # it ends by itself, after it has freed the others' shared memory
-    _parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != _parent:  # it ended just before that
+    # The server leads a session. Whoever starts in it and has a parent elsewhere was handed on: the one that started it
+    # had ended by then.
+    try:
+        _alone = os.getpid() != os.getsid(0) != os.getsid(os.getppid())
+    except ProcessLookupError:
+        _alone = True
+    if _alone:
         os._exit(1)
