@@ -74,6 +74,8 @@ def split(
         return None
     strata = _strata(targets[spare], counts)
     if once or spare.size > CROSS_VALIDATED_ROWS:
+        sizes = np.bincount(strata)
+        strata = np.where(sizes[strata] < 2, sizes.argmax(), strata)  # the splitter refuses a group of one row
         least = len(np.unique(strata)) / spare.size
         share = max(min(0.2, HELD_OUT_ROWS / spare.size), least)
         splitter: Any = StratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
@@ -119,7 +121,8 @@ def label_counts(targets: Targets, labels: int) -> NDArray[np.int64]:
 def _strata(targets: Targets, counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the group of each row, spread evenly over the folds: its class, or the rarest of its labels.
 
-    A row that would be a group of its own goes with the largest one.
+    Rows that would be groups of their own are one group together: in another label's group they could take its rows'
+    places in the other folds, so that one fold holds out all rows of that label.
     """
     strata = targets
     if targets.ndim == 2:
@@ -127,7 +130,7 @@ def _strata(targets: Targets, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         rarest = rarest_first[targets[:, rarest_first].argmax(axis=1)]
         strata = np.where(targets.any(axis=1), rarest, len(counts))
     sizes = np.bincount(strata)
-    strata = np.where(sizes[strata] < 2, sizes.argmax(), strata)
+    strata = np.where(sizes[strata] < 2, len(counts) + 1, strata)
     return strata.astype(np.int64)
 
 
