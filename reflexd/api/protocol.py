@@ -106,6 +106,15 @@ class Protocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._head_begun or not self._in_head:
             self._start_head_clock()
+        elif self.cycle is not None and self.cycle.response_complete:
+            self._forget_request()
+
+    def _forget_request(self) -> None:
+        """Let go of a request that has been read and answered whole: uvicorn would keep it until the next one.
+
+        It is a third of what an idle connection takes (10.9 kB with it, 7.4 without). None is what uvicorn begins with; it knows these as unset.
+        """
+        vars(self).update(cycle=None, scope=None, headers=None)
 
     def resume_writing(self) -> None:
         """Go on: the client has taken what waited."""
