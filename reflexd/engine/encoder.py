@@ -27,6 +27,7 @@ from tokenizers import Tokenizer
 
 from reflexd.engine.adapters import DOWN, UP, Adapter
 from reflexd.engine.backbone import BIASES, GRAPH, LOW_RANK_GRAPH, TOKENIZER, EncoderDescription, read_description
+from reflexd.engine.words import words_of
 from reflexd.errors import StartupError
 
 # One text is spelled in the thread that asks: handing it to another one of the library's own costs a cold wake-up.
@@ -53,6 +54,7 @@ class Encoder:
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._words = words_of(self._tokenizer)
         self._special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         self._before, self._after = self._special // 2, self._special - self._special // 2
         self._folder = folder
@@ -135,6 +137,8 @@ class Encoder:
 
     def token_ids(self, text: str) -> list[int]:
         """Return the token ids of a text, special tokens included, never truncated."""
+        if self._words is not None and (known := self._words.spelled(text)) is not None:
+            return known
         # The batch call, for one text: unlike `encode` it releases the interpreter, and a text may take seconds.
         ids: list[int] = self._tokenizer.encode_batch_fast([text])[0].ids
         return ids
