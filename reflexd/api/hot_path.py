@@ -18,7 +18,7 @@ from reflexd.api.callers import WATCHED_BYTES
 from reflexd.api.envelope import send_json
 from reflexd.api.errors import told
 from reflexd.api.hosts import AllowedHosts
-from reflexd.api.protocol import AtOnce, new_request_id
+from reflexd.api.protocol import new_request_id, send_at_once
 from reflexd.config import Http
 from reflexd.errors import ReflexError, RequestTimeout
 from reflexd.observability import REQUEST_ID
@@ -64,11 +64,9 @@ class HotPath:
             body = await self._read(receive)
             if body is None:
                 return
-            at_once = AtOnce.on(send, _JSON % request_id.encode())
-            answer = await self._predictions.predict(key, body, at_once.write if at_once is not None else None)
-            if at_once is not None and at_once.ended():
+            answer, status = await self._predictions.predict(key, body), 200
+            if send_at_once(send, status, _JSON % request_id.encode(), answer):
                 return
-            status = 200
         except RequestTimeout as error:
             answer, status = msgspec.json.encode(error.body()), error.status
             headers.append((b"connection", b"close"))  # the rest of the body is not read

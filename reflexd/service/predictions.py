@@ -65,23 +65,15 @@ class PredictionService:
         """How many texts are read at once."""
         return self.predictor.threads if self.predictor is not None else 1
 
-    async def predict(self, key: Key, body: bytes, early: Callable[[bytes], None] | None = None) -> bytes:
+    async def predict(self, key: Key, body: bytes) -> bytes:
         """Classify texts with models, each with each, and return the answer as JSON: a Prediction, or Predictions.
 
-        `early` is given the answer in the thread that made it, before it is returned. Raises the contract's errors,
-        naming the field.
+        Raises the contract's errors, naming the field.
         """
         question = await self.questions.read(body, key.tenant_id, self.plans)
-
-        def conclude(found: Sequence[Scores | ReflexError], milliseconds: float) -> bytes:
-            answer = question.answer(found, milliseconds)
-            if early is not None:
-                early(answer)
-            return answer
-
         bulk = len(question.asked) > BULK_TEXTS
         with self._place(key):
-            return await self._classify(key.id, question.asked, question.shape, conclude, bulk=bulk)
+            return await self._classify(key.id, question.asked, question.shape, question.answer, bulk=bulk)
 
     async def predict_batch(self, key: Key, body: bytes) -> bytes:
         """Classify rows that name a text and its models each, and return BatchResults as JSON.
