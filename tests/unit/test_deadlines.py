@@ -162,6 +162,29 @@ async def test_a_client_that_does_not_read_is_dropped_and_the_application_told()
             await until(lambda: not server.server_state.connections)
 
 
+async def test_all_connections_are_looked_at_also_after_none_was_there() -> None:
+    """One clock looks at all of them; it stops with the last one."""
+
+    async def stuck(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send, b"x" * (1 << 25))
+
+    loop, kind = asyncio.get_running_loop(), protocol(60.0, WRITE_SECONDS)
+    async with serving(stuck, kind) as server:
+        connections = server.server_state.connections
+        for _ in range(2):
+            with with_small_buffer(server) as first, with_small_buffer(server) as second:
+                _, resting = await asyncio.open_connection("127.0.0.1", port(server))
+                await loop.sock_sendall(first, GET)
+                await asyncio.sleep(0.2)
+                await loop.sock_sendall(second, GET)
+                await until(lambda: len(connections) == 3)
+                assert kind._writing_clock is not None
+                await until(lambda: len(connections) == 1)  # the two that do not read
+                resting.close()
+                await until(lambda: not connections)
+            assert kind._writing_clock is None
+
+
 async def test_a_closing_connection_does_not_wait_for_its_client_for_ever() -> None:
     class NeverPaused(SHORT):  # type: ignore[misc, valid-type]
         """Leaves bytes to send without the transport's ever telling, as fewer than 64 KB would."""
