@@ -100,3 +100,6 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor(4) as pool:  # whoever reads while it begins anew is right, too
         assert list(pool.map(known.spelled, texts)) == [TOKENIZER.encode(text).ids for text in texts]
     assert len(known._known) <= 100
+    held = set(known._known)
+    assert known.spelled("a" * 41) == TOKENIZER.encode("a" * 41).ids
+    assert set(known._known) == held
