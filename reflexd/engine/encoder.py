@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
+from reflexd.engine import huge_pages
 from reflexd.engine.adapters import DOWN, UP, Adapter
 from reflexd.engine.backbone import BIASES, GRAPH, LOW_RANK_GRAPH, TOKENIZER, EncoderDescription, read_description
 from reflexd.engine.words import words_of
@@ -237,4 +238,6 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    huge_pages.gather()
+    return session

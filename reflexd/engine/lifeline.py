@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from reflexd.engine import huge_pages
+
 PR_SET_PDEATHSIG = 1
 AUTOGROUP = Path("/proc/self/autogroup")
 """Where the kernel schedules sessions by group, as desktops and plain terminals do, the niceness of this one's."""
@@ -21,9 +23,11 @@ def child_environment(**more: str) -> dict[str, str]:
     """Return the environment of a child process that imports torch: no hub, no telemetry, no folder of torch's own.
 
     On import already torch makes a folder for what it compiles, which is nothing here: one that exists it leaves as it
-    is.
+    is. Its large tensors lie in huge pages (engine/huge_pages.py): each step of training asks for them anew, and they
+    are then filled with zeros by the piece and not by the page.
     """
     return {
+        **huge_pages.allocation(),
         **os.environ,
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
