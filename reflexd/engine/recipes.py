@@ -3,6 +3,7 @@
 features        the last layer's vector, or the last and the middle one (each scaled by 1 / sqrt 2, so that the row is
                 again a unit vector); intents with many labels want the last alone, question types both
 regularisation  C of heads.py: 10 is best on frozen features, 1 often on tuned ones, whose labels are already far apart
+whitened        whether directions in which rows of one label differ count less (whitening.py)
 names           whether the label's own name counts as half a row of it, which helps where labels are said in words
 base            whether the rows of labels that the base's head has are what the fit sets out from and is drawn to
 """
@@ -16,6 +17,7 @@ import numpy as np
 from msgspec import structs
 
 from reflexd.engine.heads import Matrix, Prior, Targets, Wide, fit_head
+from reflexd.engine.whitening import LEAST_ROWS, within_labels
 from reflexd.registry.artifacts import Head, HeadRef
 from reflexd.schemas.worker import Metrics
 
@@ -55,13 +57,20 @@ def fit(
         prior = None
     if prior is not None and recipe.features == "last+middle":  # the rows are shorter than the features it is of
         prior = Prior(prior.weight * np.sqrt(2), prior.bias)
+    metric = None
+    if recipe.whitened and prior is None and targets.ndim == 1:
+        metric = within_labels(rows, targets.astype(np.int64))
     if recipe.names and names is not None and targets.ndim == 1:
         present = np.unique(targets)  # a name alone must not bring a label in that has no row here
         rows = np.concatenate([rows, view(recipe, names)[present]])
         own = np.ones(len(targets)) if weights is None else weights
         weights = np.concatenate([own, np.full(len(present), NAME_WEIGHT)])
         targets = np.concatenate([targets, present])
+    if metric is not None:
+        rows = rows @ metric
     head = fit_head(rows, targets, labels, prior, emit=emit, regularisation=recipe.regularisation, weights=weights)
+    if metric is not None:
+        head = Head(head.weight @ metric, head.bias)
     if recipe.features == "last":
         return head
     return Head((head.weight / np.sqrt(2)).astype(np.float32), head.bias)
@@ -70,6 +79,11 @@ def fit(
 def both_layers(best: HeadRef) -> HeadRef:
     """Return a recipe with the middle layer's vector beside the last one's."""
     return structs.replace(best, features="last+middle")
+
+
+def whitened(best: HeadRef) -> HeadRef:
+    """Return a recipe in which directions in which rows of one label differ count less."""
+    return structs.replace(best, whitened=True)
 
 
 def otherwise_regularised(best: HeadRef) -> HeadRef:
@@ -96,7 +110,10 @@ def changes(rows: int, labels: int, width: int, folds: int, several: bool) -> li
     """Return what is tried one after the other in a cold start: all for few rows, the first where there are many."""
     if rows * labels * width * folds > WORK_LIMIT:
         return [both_layers]
-    return [both_layers, otherwise_regularised] if several else [both_layers, otherwise_regularised, with_names]
+    if several:
+        return [both_layers, otherwise_regularised]
+    last = [whitened] if rows >= LEAST_ROWS else []  # the costliest: a decomposition for each part
+    return [both_layers, otherwise_regularised, with_names, *last]
 
 
 def words_of(label: str) -> str:

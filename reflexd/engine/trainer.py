@@ -245,7 +245,7 @@ def _choose(
 ) -> Chosen:
     """Find the best head on the encoder as it is, then spend the budget on a tuned one, and choose between the two."""
     targets, several = material.targets, material.targets.ndim == 2
-    first = DEFAULT if base is None else structs.replace(base.recipe, names=False, base=True)
+    first = DEFAULT if base is None else structs.replace(base.recipe, whitened=False, names=False, base=True)
     parts = split(targets, len(labels), spec.seed, material.seen)
     known = None if base is None else base.adapter
     untuned = Chosen(first, material.features, None, None, FROZEN if known is None else known.kind, known)

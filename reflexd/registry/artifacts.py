@@ -77,6 +77,7 @@ class HeadRef(Struct, frozen=True, kw_only=True):
 
     features: Literal["last", "last+middle"] = "last"
     regularisation: float = 10.0
+    whitened: bool = False
     names: bool = False
     base: bool = False
 
