@@ -3,10 +3,11 @@
 An encoder's weights are thousands of ordinary pages, more than a processor remembers the places of, so a forward has
 most of them looked up again, in a virtual machine twice over; and what was remembered is lost to whatever ran between.
 In pages of 2 MiB the weights of MiniLM are two dozen. Neither the numbers change by that nor the memory in use, since
-only pieces are moved of which every page is in use already. What it brings is in benchmarks/README.md.
+only pieces are moved of which every page is in use already, and no piece is marked: what is freed comes back in
+ordinary pages. What it brings is in benchmarks/README.md.
 
-Linux alone has it; the kernel moves a piece at once since 6.1, and in the background before. An operator who has turned
-huge pages off (`/sys/kernel/mm/transparent_hugepage/enabled`) is heeded. Sources: madvise(2), proc_pid_pagemap(5).
+That takes Linux 6.1 or newer, where the kernel moves a piece when it is asked to. An operator who has turned huge pages
+off (`never` in /sys/kernel/mm/transparent_hugepage/enabled) is heeded. Sources: madvise(2), proc_pid_pagemap(5).
 """
 
 from __future__ import annotations
@@ -19,32 +20,36 @@ from pathlib import Path
 
 import numpy as np
 
-MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25
+MADV_COLLAPSE = 25
 SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
+LARGEST = 2 * 2**20
+"""Bytes of the largest huge page that is used: with some ARM kernels one has 512 MiB, which no encoder fills."""
 ENTRY = 8
 """Bytes of a page's entry in /proc/self/pagemap."""
-PRESENT = np.uint64(1 << 63)
-"""The bit of an entry that says that its page is in memory."""
+IN_USE = np.uint64(1 << 63 | 1 << 56)
+"""The bits of an entry that say its page is in memory and this process's alone; memory that was only read is not."""
+AT_ONCE = 512
+"""Huge pages whose entries are read at once."""
 
 
 def gather() -> int:
     """Move this process's own memory into huge pages wherever a piece of their size is in use throughout.
 
     Returns the bytes of such pieces, those that were in huge pages before included; 0 where the system has none to
-    give, or is told to give none. What the kernel refuses stays as it is.
+    give, is told to give none, or hides what is in use, as a sandbox may. What the kernel refuses stays as it is.
     """
-    size = _page_size()
-    if not size:
-        return 0
+    size = page_size()
     libc = ctypes.CDLL(None)
+    if not size or not hasattr(libc, "madvise"):
+        return 0
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    if libc.madvise(None, 0, MADV_COLLAPSE):  # asked about nothing: does the kernel know the word
+        return 0
     try:
         found = list(_in_use(size))
-    except OSError:  # a sandbox may hide /proc
+    except (OSError, ValueError, MemoryError):  # no reason not to open an encoder
         return 0
     for start, end in found:
-        # The advice is for kernels that cannot do it at once. Memory that is gone by now is refused, which is as well.
-        libc.madvise(start, end - start, MADV_HUGEPAGE)
         libc.madvise(start, end - start, MADV_COLLAPSE)
     return sum(end - start for start, end in found)
 
@@ -55,18 +60,22 @@ def allocation() -> dict[str, str]:
     glibc heeds it since 2.35 and where the system leaves the choice to programs; others ignore it. The daemon itself
     cannot be given it, being started by others; and `gather` costs it no memory.
     """
-    return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if page_size() else {}
 
 
-def _page_size() -> int:
+def page_size() -> int:
     """Return the bytes of a huge page; 0 where there are none to be had."""
     if sys.platform != "linux":
         return 0
     try:
-        allowed = "[never]" not in (SETTINGS / "enabled").read_text()
-        return int((SETTINGS / "hpage_pmd_size").read_text()) if allowed else 0
+        size = int((SETTINGS / "hpage_pmd_size").read_text())
+        allowed = (SETTINGS / "enabled").read_text()
+        own = SETTINGS / f"hugepages-{size // 1024}kB" / "enabled"  # since Linux 6.8, and mostly [inherit]
+        if own.exists() and "[inherit]" not in (said := own.read_text()):
+            allowed = said
     except (OSError, ValueError):
         return 0
+    return size if 0 < size <= LARGEST and "[never]" not in allowed else 0
 
 
 def _in_use(size: int) -> Iterator[tuple[int, int]]:
@@ -75,19 +84,19 @@ def _in_use(size: int) -> Iterator[tuple[int, int]]:
     with Path("/proc/self/pagemap").open("rb", buffering=0) as entries:
         for start, end in _anonymous():
             first, last = -(-start // size), end // size
-            if first >= last:
-                continue
-            entries.seek(first * pages * ENTRY)
-            page = np.frombuffer(entries.read((last - first) * pages * ENTRY), np.uint64)
-            whole = ((page & PRESENT) != 0).reshape(-1, pages).all(axis=1)
-            edges = np.flatnonzero(np.diff(whole, prepend=False, append=False)) + first
-            yield from zip((edges[::2] * size).tolist(), (edges[1::2] * size).tolist(), strict=True)
+            for at in range(first, last, AT_ONCE):
+                entries.seek(at * pages * ENTRY)
+                read = entries.read(min(AT_ONCE, last - at) * pages * ENTRY)
+                page = np.frombuffer(read[: len(read) // (pages * ENTRY) * (pages * ENTRY)], np.uint64)
+                whole = ((page & IN_USE) == IN_USE).reshape(-1, pages).all(axis=1)
+                edges = (np.flatnonzero(np.diff(whole, prepend=False, append=False)) + at) * size
+                yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
 def _anonymous() -> Iterator[tuple[int, int]]:
     """Yield where this process's private, writable memory of no file begins and ends."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in filter(None, Path("/proc/self/maps").read_bytes().split(b"\n")):
         where, rights, _, _, inode, *name = line.split(maxsplit=5)
-        if rights == "rw-p" and inode == "0" and (not name or name[0] == "[heap]"):
-            start, _, end = where.partition("-")
+        if rights == b"rw-p" and inode == b"0" and (not name or name[0] == b"[heap]"):
+            start, _, end = where.partition(b"-")
             yield int(start, 16), int(end, 16)

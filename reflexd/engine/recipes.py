@@ -17,7 +17,7 @@ import numpy as np
 from msgspec import structs
 
 from reflexd.engine.heads import Matrix, Prior, Targets, Wide, fit_head
-from reflexd.engine.whitening import LEAST_ROWS, within_labels
+from reflexd.engine.whitening import LEAST_ROWS, WIDEST, within_labels
 from reflexd.registry.artifacts import Head, HeadRef
 from reflexd.schemas.worker import Metrics
 
@@ -107,12 +107,15 @@ def last_alone(best: HeadRef) -> HeadRef:
 
 
 def changes(rows: int, labels: int, width: int, folds: int, several: bool) -> list[Callable[[HeadRef], HeadRef]]:
-    """Return what is tried one after the other in a cold start: all for few rows, the first where there are many."""
+    """Return what is tried one after the other in a cold start, each on the best so far.
+
+    That is the first alone where there are many rows; whitening takes some hundreds, of one label each.
+    """
     if rows * labels * width * folds > WORK_LIMIT:
         return [both_layers]
     if several:
         return [both_layers, otherwise_regularised]
-    last = [whitened] if rows >= LEAST_ROWS else []  # the costliest: a decomposition for each part
+    last = [whitened] if rows - labels >= LEAST_ROWS and 2 * width <= WIDEST else []
     return [both_layers, otherwise_regularised, with_names, *last]
 
 

@@ -245,6 +245,7 @@ def _choose(
 ) -> Chosen:
     """Find the best head on the encoder as it is, then spend the budget on a tuned one, and choose between the two."""
     targets, several = material.targets, material.targets.ndim == 2
+    # A base's head multiplies vectors as they come, so what is drawn to it is not whitened.
     first = DEFAULT if base is None else structs.replace(base.recipe, whitened=False, names=False, base=True)
     parts = split(targets, len(labels), spec.seed, material.seen)
     known = None if base is None else base.adapter

@@ -15,28 +15,44 @@ POWER = 0.25
 FLOOR = 0.1
 """What is added to each variance, as a share of their mean: those that few rows show are not known well."""
 LEAST_ROWS = 300
-"""Fewer rows say too little of how they vary."""
+"""So many rows more than labels a job has at least: fewer say too little of how they vary."""
+WIDEST = 2_048
+"""The widest vectors: the time of a decomposition grows with the cube, and is 2 s for these."""
+NOTHING = 1e-9
+"""Variance, as a share of the vectors' mean square, that is rounding."""
+BLOCK_ROWS = 4_096
+"""Rows that stand in memory once more at once."""
 
 Matrix = NDArray[np.float32]
+Wide = NDArray[np.float64]
 
 
 def within_labels(vectors: Matrix, classes: NDArray[np.int64]) -> Matrix:
     """Return the symmetric matrix [width, width] that vectors [rows, width] of labels [rows] are multiplied with.
 
-    Afterwards they are as long as before in the root mean square, so that regularisation means what it meant.
+    Afterwards they are as long as before in the root mean square; where the rows of each label are all alike, it leaves
+    them as they are.
     """
-    _, own = np.unique(classes, return_inverse=True)
-    counts = np.bincount(own)
-    sums = np.zeros((len(counts), vectors.shape[1]))
-    np.add.at(sums, own, vectors)
-    means = sums / counts[:, None]
-    within = vectors.T.astype(np.float64) @ vectors - (means * counts[:, None]).T @ means
-    variances, directions = np.linalg.eigh(within / len(vectors))
+    width = vectors.shape[1]
+    square, within = _products(vectors, classes)
+    if np.trace(within) <= NOTHING * np.trace(square):
+        return np.eye(width, dtype=np.float32)
+    variances, directions = np.linalg.eigh(within)
     variances = np.maximum(variances, 0.0)
-    if not variances.any():  # all rows of each label are identical
-        return np.eye(vectors.shape[1], dtype=np.float32)
     variances += FLOOR * variances.mean()
     out = (directions * variances**-POWER) @ directions.T
-    before, after = (np.square(some).sum() for some in (vectors, vectors @ out))
-    scaled: Matrix = (out * np.sqrt(before / after)).astype(np.float32)
+    scaled: Matrix = (out * np.sqrt(np.trace(square) / ((square @ out) * out).sum())).astype(np.float32)
     return scaled
+
+
+def _products(vectors: Matrix, classes: NDArray[np.int64]) -> tuple[Wide, Wide]:
+    """Return the mean product [width, width] of rows with themselves, and that of what sets them off their label."""
+    _, own = np.unique(classes, return_inverse=True)
+    counts = np.bincount(own)
+    square, sums = np.zeros((vectors.shape[1],) * 2), np.zeros((len(counts), vectors.shape[1]))
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        block, labels = vectors[start : start + BLOCK_ROWS].astype(np.float64), own[start : start + BLOCK_ROWS]
+        square += block.T @ block
+        sums += (labels == np.arange(len(counts))[:, None]) @ block
+    between = (sums / counts[:, None]).T @ sums
+    return square / len(vectors), (square - between) / len(vectors)
