@@ -8,6 +8,7 @@ ordinary pages. What it brings is in benchmarks/README.md.
 
 That takes Linux 6.1 or newer, where the kernel moves a piece when it is asked to. An operator who has turned huge pages
 off (`never` in /sys/kernel/mm/transparent_hugepage/enabled) is heeded. Sources: madvise(2), proc_pid_pagemap(5).
+The command line reads this module too, so it imports nothing that takes long.
 """
 
 from __future__ import annotations
@@ -18,18 +19,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 MADV_COLLAPSE = 25
 SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 LARGEST = 2 * 2**20
 """Bytes of the largest huge page that is used: with some ARM kernels one has 512 MiB, which no encoder fills."""
 ENTRY = 8
 """Bytes of a page's entry in /proc/self/pagemap."""
-IN_USE = np.uint64(1 << 63 | 1 << 56)
+IN_USE = 1 << 63 | 1 << 56
 """The bits of an entry that say its page is in memory and this process's alone; memory that was only read is not."""
-AT_ONCE = 512
-"""Huge pages whose entries are read at once."""
 
 
 def gather() -> int:
@@ -47,11 +44,11 @@ def gather() -> int:
         return 0
     try:
         found = list(_in_use(size))
-    except (OSError, ValueError, MemoryError):  # no reason not to open an encoder
+    except (OSError, ValueError, TypeError):  # no reason not to open an encoder
         return 0
-    for start, end in found:
-        libc.madvise(start, end - start, MADV_COLLAPSE)
-    return sum(end - start for start, end in found)
+    for start in found:
+        libc.madvise(start, size, MADV_COLLAPSE)
+    return size * len(found)
 
 
 def allocation() -> dict[str, str]:
@@ -78,19 +75,16 @@ def page_size() -> int:
     return size if 0 < size <= LARGEST and "[never]" not in allowed else 0
 
 
-def _in_use(size: int) -> Iterator[tuple[int, int]]:
-    """Yield the stretches of private memory of no file whose pages are all in use, cut to multiples of `size`."""
+def _in_use(size: int) -> Iterator[int]:
+    """Yield where each piece of `size` bytes begins that is private memory of no file with every page in use."""
     pages = size // mmap.PAGESIZE
     with Path("/proc/self/pagemap").open("rb", buffering=0) as entries:
         for start, end in _anonymous():
-            first, last = -(-start // size), end // size
-            for at in range(first, last, AT_ONCE):
-                entries.seek(at * pages * ENTRY)
-                read = entries.read(min(AT_ONCE, last - at) * pages * ENTRY)
-                page = np.frombuffer(read[: len(read) // (pages * ENTRY) * (pages * ENTRY)], np.uint64)
-                whole = ((page & IN_USE) == IN_USE).reshape(-1, pages).all(axis=1)
-                edges = (np.flatnonzero(np.diff(whole, prepend=False, append=False)) + at) * size
-                yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+            for piece in range(-(-start // size), end // size):
+                entries.seek(piece * pages * ENTRY)
+                read = memoryview(entries.read(pages * ENTRY)).cast("Q")
+                if len(read) == pages and all(entry & IN_USE == IN_USE for entry in read):
+                    yield piece * size
 
 
 def _anonymous() -> Iterator[tuple[int, int]]:
