@@ -18,7 +18,7 @@ from reflexd.api.callers import WATCHED_BYTES
 from reflexd.api.envelope import send_json
 from reflexd.api.errors import told
 from reflexd.api.hosts import AllowedHosts
-from reflexd.api.protocol import new_request_id, send_at_once
+from reflexd.api.protocol import body_at_once, new_request_id, send_at_once
 from reflexd.config import Http
 from reflexd.errors import ReflexError, RequestTimeout
 from reflexd.observability import REQUEST_ID
@@ -61,7 +61,9 @@ class HotPath:
         REQUEST_ID.set(request_id)
         headers = [(b"x-request-id", request_id.encode())]
         try:
-            body = await self._read(receive)
+            body = body_at_once(receive)
+            if body is None:
+                body = await self._read(receive)
             if body is None:
                 return
             answer, status = await self._predictions.predict(key, body), 200

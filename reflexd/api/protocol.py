@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import ClassVar, cast
 
 import msgspec
-from litestar.types import Send
+from litestar.types import Receive, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from reflexd.errors import HeadTooLarge, InvalidRequest, ReflexError, RequestTimeout
@@ -31,9 +31,9 @@ def new_request_id() -> str:
 class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol with deadlines, and with a bound on all that the parser gathers but the body.
 
-    The head clock starts when the connection opens, with the first byte of a later request, and with an answer that has
-    overtaken its request's body; a whole head alone stops it. It never runs while an answer is due: reading may then be
-    paused, and the client must not be blamed for that.
+    The head clock starts when the connection opens, with the first byte of a later request whose head does not arrive in
+    one piece, and with an answer that has overtaken its request's body; a whole head alone stops it. It never runs while
+    an answer is due: reading may then be paused, and the client must not be blamed for that.
     """
 
     head_timeout_seconds = 10.0
@@ -72,10 +72,10 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived, unless head, trailers or a chunk's size line have grown too large by it."""
-        if self._in_head:  # were it only line ends: uvicorn stops the idle clock at any byte
-            self._start_head_clock()
         self._got_on = False
         super().data_received(data)
+        if self._in_head:  # were it only line ends: uvicorn stops the idle clock at any byte
+            self._start_head_clock()
         self._gathered_bytes = 0 if self._got_on else self._gathered_bytes + len(data)
         if self._gathered_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(HeadTooLarge())
@@ -83,7 +83,6 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request, whose first byte this is."""
         self._head_begun = True
-        self._start_head_clock()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -177,6 +176,19 @@ class Protocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode("ascii") + body)
         self.transport.close()
+
+
+def body_at_once(receive: Receive) -> bytes | None:
+    """Return a request's whole body where it has come already, as a small one mostly has; None where it has not.
+
+    Waiting for it takes a deadline, with the caches cold: see send_at_once.
+    """
+    cycle = getattr(receive, "__self__", None)
+    if not isinstance(cycle, RequestResponseCycle) or cycle.more_body or cycle.disconnected or cycle.response_complete:
+        return None
+    body, cycle.body = bytes(cycle.body), bytearray()
+    cycle.message_event.clear()
+    return body
 
 
 def send_at_once(send: Send, status: int, headers: bytes, body: bytes) -> bool:

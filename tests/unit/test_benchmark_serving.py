@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.runner import Options, Side, compare
+from benchmarks.serving import PARTS, arguments_of
 from benchmarks.serving_instructions import by_part, line
 from benchmarks.serving_load import Target
 from benchmarks.serving_parts import speed
@@ -25,6 +26,14 @@ def test_texts_have_exactly_the_tokens_asked_for() -> None:
     assert 32 <= sizes[0] < 40
     assert 230 < sizes[-1] <= 256
     assert 80 < sizes[100] < 102, "the middle of the logarithms"
+
+
+def test_no_part_is_all_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert arguments_of([]).parts == PARTS
+    assert arguments_of(["many", "lone", "--rounds", "9"]).parts == ["many", "lone"]
+    with pytest.raises(SystemExit):
+        arguments_of(["nothing"])
+    assert "'nothing' is none of lone, clients" in capsys.readouterr().err
 
 
 class Server:

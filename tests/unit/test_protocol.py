@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from reflexd.api.protocol import MAX_HEAD_BYTES
+from reflexd.api.protocol import MAX_HEAD_BYTES, body_at_once
 from tests.unit.serving import answer, echo, error_of, exchange, port, serving
 
 pytestmark = pytest.mark.anyio
@@ -77,6 +77,32 @@ async def test_a_client_that_asks_first_is_told_to_go_on(server: uvicorn.Server)
     writer.write(b"abc" + LAST)
     assert (await asyncio.wait_for(reader.read(), 60)).count(b"HTTP/1.1 200 OK") == 2
     writer.close()
+
+
+async def test_a_body_that_has_come_with_its_head_is_taken_at_once_and_a_later_one_waited_for() -> None:
+    async def taken(scope: Any, receive: Any, send: Any) -> None:
+        body = body_at_once(receive)
+        if body is None:
+            body = b"later " + (await receive())["body"]
+        elif scope["path"] == "/again":
+            assert body_at_once(receive) == b""
+        await answer(send, body)
+
+    async with serving(taken) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port(server))
+        for path, expect in ((b"/", b""), (b"/again", b""), (b"/", b"expect: 100-continue\r\n")):
+            head = b"POST %b HTTP/1.1\r\nhost: x\r\n%bcontent-length: 3\r\n\r\n" % (path, expect)
+            writer.write(head + b"abc")
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(3) == b"abc"
+            writer.write(head)
+            await asyncio.sleep(0.2)  # the server, on this same loop, has read it
+            writer.write(b"abc")
+            if expect:
+                assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(9) == b"later abc"
+        writer.close()
 
 
 async def test_http_1_0_is_answered_and_closed(server: uvicorn.Server) -> None:
