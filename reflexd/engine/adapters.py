@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
@@ -57,6 +57,27 @@ class Adapter(Struct, frozen=True):
         """Return whether it changes anything of its kind, and by finite numbers alone."""
         of_its_kind = bool(self.tensors) if self.kind == "biases" else bool(self.layers())
         return of_its_kind and all(bool(np.isfinite(tensor).all()) for tensor in self.tensors.values())
+
+    def movement(self) -> float:
+        """Return the root mean square of what it adds to a weight of the layers that it changes; 0 for biases.
+
+        Raises KeyError where a half is missing, and ValueError where two do not fit.
+        """
+        squares, numbers = 0.0, 0
+        for layer in self.layers():
+            down, up = self.halves(layer)
+            squares += float(np.sum((down.T @ down) * (up @ up.T)))  # that of down @ up, which is never made
+            numbers += len(down) * up.shape[1]
+        return float(np.sqrt(squares / max(numbers, 1)))
+
+    def weakened(self, share: float) -> Adapter:
+        """Return it with a share of what it adds."""
+        whole = ".lora_A.weight"
+        tensors = {
+            name: tensor if name.endswith(whole) else (tensor.astype(np.float32) * share).astype(np.float16)
+            for name, tensor in self.tensors.items()
+        }
+        return structs.replace(self, tensors=tensors)
 
     def layers(self) -> list[str]:
         """Return the linear layers whose weight it changes."""

@@ -25,6 +25,13 @@ def tell_early(emit: Emit, one: Candidate) -> None:
     emit(Metrics(said, {"step": 0, "early_accuracy": round(accuracy, 4), "n": len(one.held.truth)}))
 
 
+def tell_base(emit: Emit, base: Base) -> None:
+    """Tell where the base's adapter is taken over in part."""
+    if base.strength < 1:
+        why = "the job has labels that the base does not, and the adapter has moved the encoder far"
+        emit(Message(f"The base's adapter is taken over at {base.strength:.0%} of its strength: {why}"))
+
+
 def tell_choice(emit: Emit, candidates: Sequence[Candidate], tuned: Sequence[Tuned], winner: Candidate) -> None:
     """Tell how the best head on each encoder came out, and which encoder is kept."""
     names = ["as it is", *(said_of(one.work) for one in tuned)]

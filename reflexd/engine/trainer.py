@@ -42,7 +42,7 @@ from reflexd.engine.recipes import (
     words_of,
 )
 from reflexd.engine.selection import Candidate, choose, honest, search
-from reflexd.engine.telling import tell_choice, tell_early, tell_precision, tell_score, tell_unscored
+from reflexd.engine.telling import tell_base, tell_choice, tell_early, tell_precision, tell_score, tell_unscored
 from reflexd.engine.tuned import Rows, Tuner
 from reflexd.engine.validation import Finished, validated
 from reflexd.engine.warm_start import Base, read_base, to_keep
@@ -98,6 +98,8 @@ def train(
     """
     base = read_base(Path(spec.run_dir), labels, mode, encoder.description)
     start = _start(encoder, base)
+    if base is not None:
+        tell_base(emit, base)
     material = gather(spec, rows, labels, mode, encoder, start, base, emit)
     verdict, exact = (None, None) if fp32 is None else _compared(spec, material, len(labels), fp32, emit)
     if exact is not None:

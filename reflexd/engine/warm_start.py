@@ -1,8 +1,8 @@
 """Decides what a new model takes over from the base that its job names: adapter, rows of labels, replay, what it saw.
 
 The base itself is a copy in the job's run directory (registry/runs.py) and is only read. The head's rows of labels that
-stay are offered as the prior mean of the new ones; held-out rows decide whether it is used (recipes.py). Where the base
-keeps rows, a few times as many of each of its labels are learned again as a label of the job has new ones. They shift
+stay are offered as the prior mean of the new ones; held-out rows decide whether it is used (recipes.py). An adapter that
+has moved the encoder far is taken over in part by a job with labels that the base does not have. Where the base keeps rows, a few times as many of each of its labels are learned again as a label of the job has new ones. They shift
 no label's share (material.py); the head still leans to their labels, and is set upright (upright.py).
 """
 
@@ -30,6 +30,10 @@ from reflexd.schemas.reflex import Mode
 
 Identities = NDArray[np.uint64]
 
+MOST_MOVED = 6.5e-4
+"""What a low-rank adapter adds to a weight, in the root mean square, beyond which it has drawn its own labels so close
+together that what tells others apart is lost. See benchmarks/README.md; after Ash and Adams, On Warm-Starting Neural
+Network Training, 2020. Biases that moved far lost nothing, and a decoder's adapter was not measured."""
 REPLAYED = 3
 """Kept rows of a label that are learned again for each new row that a label has; six did no better."""
 
@@ -41,6 +45,8 @@ class Base(Struct, frozen=True):
     seen: Identities | None
     recipe: HeadRef
     adapter: Adapter | None
+    strength: float
+    """The share of what the base's adapter adds that is taken over."""
     kept: list[Example]
     """Rows that the base keeps, of any of its labels."""
     knew: NDArray[np.bool_]
@@ -59,8 +65,9 @@ def read_base(run_dir: Path, labels: Sequence[str], mode: Mode, encoder: Encoder
         head, manifest = artifacts.load(run_dir, runs.BASE)
         seen = artifacts.load_seen(run_dir, runs.BASE, manifest)
         adapter = read_adapter(run_dir, runs.BASE, manifest)
+        strength = _strength(adapter, set(labels) <= set(manifest.labels))
         kept = msgspec.json.Decoder(Example).decode_lines(artifacts.load_rows(run_dir, runs.BASE, manifest))
-    except (DamagedArtifact, msgspec.DecodeError) as error:
+    except (DamagedArtifact, msgspec.DecodeError, KeyError, ValueError) as error:
         raise JobFailure("model_unusable", f"The base model cannot be used: {error}", "base_model") from error
     problem = incompatibility(manifest, encoder.fingerprint, encoder.precision)
     if problem is None and manifest.mode != mode:
@@ -75,7 +82,15 @@ def read_base(run_dir: Path, labels: Sequence[str], mode: Mode, encoder: Encoder
     for number, label in enumerate(labels):
         if label in row_of:
             prior.weight[number], prior.bias[number] = weight[row_of[label]], bias[row_of[label]]
-    return Base(prior, seen, manifest.head, adapter, kept, np.array([label in row_of for label in labels], np.bool_))
+    if adapter is not None and strength < 1:
+        adapter = adapter.weakened(strength)
+    return Base(prior, seen, manifest.head, adapter, strength, kept, np.array([label in row_of for label in labels], np.bool_))
+
+
+def _strength(adapter: Adapter | None, knew_all: bool) -> float:
+    """Return the share of an adapter that is taken over; all of it where the job has no new label."""
+    moved = 0.0 if adapter is None or adapter.invocation else adapter.movement()
+    return 1.0 if knew_all or not moved > MOST_MOVED else MOST_MOVED / moved
 
 
 def replay(base: Base, rows: Sequence[Example], labels: Sequence[str], seed: int) -> list[Example]:

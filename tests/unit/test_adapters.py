@@ -18,7 +18,9 @@ from reflexd.engine.adapters import PEFT_PREFIX, Adapter, Kind, read_adapter, to
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.layers import pool
 from reflexd.engine.tunable import TunableEncoder
-from reflexd.registry import artifacts
+from reflexd.engine.warm_start import MOST_MOVED, Base, read_base
+from reflexd.errors import JobFailure
+from reflexd.registry import artifacts, runs
 from reflexd.registry.artifacts import ADAPTER, ADAPTER_CONFIG, MANIFEST, DamagedArtifact
 from tests.unit.asking import ask_once
 from tests.unit.tunings import moved, publish_tuned, weights
@@ -32,6 +34,12 @@ SIZE = {"biases": 60_000, "low_rank": 700_000}
 @pytest.fixture(scope="module")
 def made() -> dict[Kind, tuple[TunableEncoder, Adapter]]:
     return {kind: moved(kind, seed=3) for kind in KINDS}
+
+
+def assert_same(one: Adapter | None, other: Adapter) -> None:
+    assert one is not None
+    assert one.kind == other.kind
+    np.testing.assert_equal(one.tensors, other.tensors)
 
 
 def vector(encoder: Encoder, text: str) -> NDArray[np.float32]:
@@ -106,6 +114,66 @@ def test_tuning_goes_on_from_an_adapter_and_back_to_the_untouched_encoder(
     tuned.reset(adapter)
     for name, tensor in tuned.adapter().tensors.items():
         np.testing.assert_allclose(tensor, adapter.tensors[name], atol=1e-3)
+
+
+def test_how_far_an_adapter_moves_the_weights_and_what_a_share_of_it_does(
+    made: dict[Kind, tuple[TunableEncoder, Adapter]], encoder: Encoder
+) -> None:
+    biases, low_rank = made["biases"][1], made["low_rank"][1]
+    added = [down @ up for down, up in map(low_rank.halves, low_rank.layers())]
+    squares, numbers = sum(float(np.sum(one**2)) for one in added), sum(one.size for one in added)
+    assert low_rank.movement() == pytest.approx(np.sqrt(squares / numbers), rel=1e-3)
+    assert biases.movement() == 0
+    assert low_rank.weakened(0.25).movement() == pytest.approx(low_rank.movement() / 4, rel=1e-2)
+    for adapter in (biases, low_rank):
+        plain, half, whole = (
+            vector(encoder.adapted(one), TEXTS[0]) for one in (None, adapter.weakened(0.5), adapter)
+        )
+        assert plain @ whole < plain @ half < 1
+        nothing = vector(encoder.adapted(adapter.weakened(0.0)), TEXTS[0])
+        assert nothing @ plain > 0.99
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_job_with_new_labels_takes_over_a_part_of_what_has_moved_far(
+    made: dict[Kind, tuple[TunableEncoder, Adapter]], encoder: Encoder, tmp_path: Path, kind: Kind
+) -> None:
+    adapter = made[kind][1]
+    publish_tuned(tmp_path, runs.BASE, encoder, adapter, to_files(adapter))
+
+    def taken(labels: list[str]) -> Base:
+        found = read_base(tmp_path, labels, "single_label", encoder.description)
+        assert found is not None
+        assert found.adapter is not None
+        return found
+
+    for labels in (["a", "b"], ["a"]):
+        assert taken(labels).strength == 1
+        assert_same(taken(labels).adapter, adapter)
+    grown = taken(["a", "b", "c"])
+    if kind == "biases":
+        assert grown.strength == 1
+        assert_same(grown.adapter, adapter)
+        return
+    assert grown.strength == pytest.approx(MOST_MOVED / adapter.movement())
+    assert grown.strength < 0.5, "else nothing is shown here"
+    assert grown.adapter is not None
+    assert grown.adapter.movement() == pytest.approx(MOST_MOVED, rel=1e-2)
+
+
+@pytest.mark.parametrize("harm", ["half a change", "two ranks"])
+def test_a_base_whose_adapter_cannot_be_weighed_fails_the_job(
+    made: dict[Kind, tuple[TunableEncoder, Adapter]], encoder: Encoder, tmp_path: Path, harm: str
+) -> None:
+    tensors = dict(made["low_rank"][1].tensors)
+    name = next(name for name in tensors if "lora_B" in name)
+    up = tensors.pop(name)
+    if harm == "two ranks":
+        tensors[name] = up[:, :-1]
+    publish_tuned(tmp_path, runs.BASE, encoder, made["low_rank"][1], to_files(Adapter("low_rank", tensors)))
+    with pytest.raises(JobFailure) as failure:
+        read_base(tmp_path, ["a", "b", "c"], "single_label", encoder.description)
+    assert (failure.value.code, failure.value.param) == ("model_unusable", "base_model")
 
 
 def bad(adapter: Adapter, harm: str) -> Adapter:
