@@ -31,9 +31,9 @@ def new_request_id() -> str:
 class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol with deadlines, and with a bound on all that the parser gathers but the body.
 
-    The head clock starts when the connection opens, with the first byte of a later request whose head does not arrive in
-    one piece, and with an answer that has overtaken its request's body; a whole head alone stops it. It never runs while
-    an answer is due: reading may then be paused, and the client must not be blamed for that.
+    The head clock starts when the connection opens, with the first byte of a later request, unless its head arrives in
+    one piece, and with an answer that has overtaken its request's body; a whole head alone stops it. It never runs
+    while an answer is due: reading may then be paused, and the client must not be blamed for that.
     """
 
     head_timeout_seconds = 10.0

@@ -1,8 +1,9 @@
 """Decides what a new model takes over from the base that its job names: adapter, rows of labels, replay, what it saw.
 
 The base itself is a copy in the job's run directory (registry/runs.py) and is only read. The head's rows of labels that
-stay are offered as the prior mean of the new ones; held-out rows decide whether it is used (recipes.py). An adapter that
-has moved the encoder far is taken over in part by a job with labels that the base does not have. Where the base keeps rows, a few times as many of each of its labels are learned again as a label of the job has new ones. They shift
+stay are offered as the prior mean of the new ones; held-out rows decide whether it is used (recipes.py). An adapter
+that has moved the encoder far is taken over in part where the job has labels that the base does not. Where the base
+keeps rows, a few times as many of each of its labels are learned again as a label of the job has new ones. They shift
 no label's share (material.py); the head still leans to their labels, and is set upright (upright.py).
 """
 
@@ -84,7 +85,8 @@ def read_base(run_dir: Path, labels: Sequence[str], mode: Mode, encoder: Encoder
             prior.weight[number], prior.bias[number] = weight[row_of[label]], bias[row_of[label]]
     if adapter is not None and strength < 1:
         adapter = adapter.weakened(strength)
-    return Base(prior, seen, manifest.head, adapter, strength, kept, np.array([label in row_of for label in labels], np.bool_))
+    knew = np.array([label in row_of for label in labels], np.bool_)
+    return Base(prior, seen, manifest.head, adapter, strength, kept, knew)
 
 
 def _strength(adapter: Adapter | None, knew_all: bool) -> float:

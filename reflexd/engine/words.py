@@ -48,9 +48,8 @@ class Words:
         if not line.isprintable() or any(mark in line for mark in self._marks):
             return None
         words = _WORD.findall(line.lower() if self._lower else line)
-        known = self._known
         try:
-            return [*self._before, *chain.from_iterable([known[word] for word in words]), *self._after]
+            return [*self._before, *chain.from_iterable(map(self._known.__getitem__, words)), *self._after]
         except KeyError:
             return [*self._before, *chain.from_iterable(self._learn(words)), *self._after]
 

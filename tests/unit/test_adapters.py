@@ -126,9 +126,7 @@ def test_how_far_an_adapter_moves_the_weights_and_what_a_share_of_it_does(
     assert biases.movement() == 0
     assert low_rank.weakened(0.25).movement() == pytest.approx(low_rank.movement() / 4, rel=1e-2)
     for adapter in (biases, low_rank):
-        plain, half, whole = (
-            vector(encoder.adapted(one), TEXTS[0]) for one in (None, adapter.weakened(0.5), adapter)
-        )
+        plain, half, whole = (vector(encoder.adapted(one), TEXTS[0]) for one in (None, adapter.weakened(0.5), adapter))
         assert plain @ whole < plain @ half < 1
         nothing = vector(encoder.adapted(adapter.weakened(0.0)), TEXTS[0])
         assert nothing @ plain > 0.99

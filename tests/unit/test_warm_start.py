@@ -273,8 +273,8 @@ def test_a_row_that_counts_twice_is_a_row_given_twice(warm: bool) -> None:
 def test_a_few_times_as_many_rows_are_learned_again_as_are_new() -> None:
     kept = [Example(f"{label} {number}", label) for label in ("a", "b") for number in range(40)]
     base = Base(
-        prior=Prior(np.zeros((3, 4)), np.zeros(3)), seen=None, recipe=recipes.DEFAULT, adapter=None, strength=1.0, kept=kept,
-        knew=np.array([True, True, False]),
+        prior=Prior(np.zeros((3, 4)), np.zeros(3)), seen=None, recipe=recipes.DEFAULT, adapter=None, strength=1.0,
+        kept=kept, knew=np.array([True, True, False]),
     )  # fmt: skip
 
     def again(new: int) -> dict[str | None, int]:
