@@ -188,6 +188,7 @@ def body_at_once(receive: Receive) -> bytes | None:
         return None
     body, cycle.body = bytes(cycle.body), bytearray()
     cycle.message_event.clear()
+    cycle.waiting_for_100_continue = False  # it need not be told to go on
     return body
 
 

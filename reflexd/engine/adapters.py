@@ -29,6 +29,7 @@ Half = NDArray[np.float16]
 DOWN, UP = "down", "up"
 """What the graph calls the two halves of a layer's change, after its name and a dot."""
 PEFT_PREFIX = "base_model.model."
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
 class Adapter(Struct, frozen=True):
@@ -42,7 +43,7 @@ class Adapter(Struct, frozen=True):
     @property
     def rank(self) -> int:
         """Return the rank of its weight changes; 0 for biases."""
-        return max((len(t) for name, t in self.tensors.items() if name.endswith(".lora_A.weight")), default=0)
+        return max((len(t) for name, t in self.tensors.items() if name.endswith(_DOWN)), default=0)
 
     @property
     def parameters(self) -> int:
@@ -66,30 +67,30 @@ class Adapter(Struct, frozen=True):
         squares, numbers = 0.0, 0
         for layer in self.layers():
             down, up = self.halves(layer)
+            if down.ndim != 2 or up.ndim != 2 or down.shape[1] != len(up):
+                raise ValueError(layer)
             squares += float(np.sum((down.T @ down) * (up @ up.T)))  # that of down @ up, which is never made
             numbers += len(down) * up.shape[1]
         return float(np.sqrt(squares / max(numbers, 1)))
 
     def weakened(self, share: float) -> Adapter:
         """Return it with a share of what it adds."""
-        whole = ".lora_A.weight"
         tensors = {
-            name: tensor if name.endswith(whole) else (tensor.astype(np.float32) * share).astype(np.float16)
+            name: tensor if name.endswith(_DOWN) else (tensor.astype(np.float32) * share).astype(np.float16)
             for name, tensor in self.tensors.items()
         }
         return structs.replace(self, tensors=tensors)
 
     def layers(self) -> list[str]:
         """Return the linear layers whose weight it changes."""
-        tail = ".lora_A.weight"
-        return [name.removesuffix(tail) for name in self.tensors if name.endswith(tail)]
+        return [name.removesuffix(_DOWN) for name in self.tensors if name.endswith(_DOWN)]
 
     def halves(self, layer: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what a linear layer's input is multiplied with, [in, rank] and then [rank, out].
 
         Raises KeyError where a half is missing.
         """
-        down, up = self.tensors[f"{layer}.lora_A.weight"], self.tensors[f"{layer}.lora_B.weight"]
+        down, up = self.tensors[layer + _DOWN], self.tensors[layer + _UP]
         return np.ascontiguousarray(down.T, np.float32), np.ascontiguousarray(up.T, np.float32)
 
 

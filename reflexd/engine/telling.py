@@ -29,7 +29,7 @@ def tell_base(emit: Emit, base: Base) -> None:
     """Tell where the base's adapter is taken over in part."""
     if base.strength < 1:
         why = "the job has labels that the base does not, and the adapter has moved the encoder far"
-        emit(Message(f"The base's adapter is taken over at {base.strength:.0%} of its strength: {why}"))
+        emit(Message(f"The base's adapter is taken over at {int(100 * base.strength)} % of its strength: {why}"))
 
 
 def tell_choice(emit: Emit, candidates: Sequence[Candidate], tuned: Sequence[Tuned], winner: Candidate) -> None:

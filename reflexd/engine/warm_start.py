@@ -32,9 +32,10 @@ from reflexd.schemas.reflex import Mode
 Identities = NDArray[np.uint64]
 
 MOST_MOVED = 6.5e-4
-"""What a low-rank adapter adds to a weight, in the root mean square, beyond which it has drawn its own labels so close
-together that what tells others apart is lost. See benchmarks/README.md; after Ash and Adams, On Warm-Starting Neural
-Network Training, 2020. Biases that moved far lost nothing, and a decoder's adapter was not measured."""
+"""What a low-rank adapter adds to a weight, in the root mean square, beyond which it may have drawn its own labels so
+close together that what tells others apart is lost: benchmarks/README.md has the figures, of all-MiniLM-L6-v2 alone.
+After Ash and Adams, On Warm-Starting Neural Network Training, 2020. Biases that moved far had lost nothing, and a
+decoder's adapter was not measured."""
 REPLAYED = 3
 """Kept rows of a label that are learned again for each new row that a label has; six did no better."""
 
@@ -55,7 +56,7 @@ class Base(Struct, frozen=True):
 
 
 def read_base(run_dir: Path, labels: Sequence[str], mode: Mode, encoder: EncoderDescription) -> Base | None:
-    """Return what a job takes over for its labels; None for a cold start.
+    """Return what a job takes over for its labels, its adapter weakened where it is; None for a cold start.
 
     The prior's weights [labels, width or 2 * width] are of the features as they come. Raises JobFailure naming
     `base_model` where the base cannot be used with this encoder or mode, or is damaged.
@@ -68,7 +69,7 @@ def read_base(run_dir: Path, labels: Sequence[str], mode: Mode, encoder: Encoder
         adapter = read_adapter(run_dir, runs.BASE, manifest)
         strength = _strength(adapter, set(labels) <= set(manifest.labels))
         kept = msgspec.json.Decoder(Example).decode_lines(artifacts.load_rows(run_dir, runs.BASE, manifest))
-    except (DamagedArtifact, msgspec.DecodeError, KeyError, ValueError) as error:
+    except (DamagedArtifact, msgspec.DecodeError) as error:
         raise JobFailure("model_unusable", f"The base model cannot be used: {error}", "base_model") from error
     problem = incompatibility(manifest, encoder.fingerprint, encoder.precision)
     if problem is None and manifest.mode != mode:
@@ -90,9 +91,17 @@ def read_base(run_dir: Path, labels: Sequence[str], mode: Mode, encoder: Encoder
 
 
 def _strength(adapter: Adapter | None, knew_all: bool) -> float:
-    """Return the share of an adapter that is taken over; all of it where the job has no new label."""
-    moved = 0.0 if adapter is None or adapter.invocation else adapter.movement()
-    return 1.0 if knew_all or not moved > MOST_MOVED else MOST_MOVED / moved
+    """Return the share of an adapter that is taken over; all of it where the job has no new label.
+
+    Raises DamagedArtifact where that cannot be told.
+    """
+    if adapter is None or adapter.invocation or knew_all:
+        return 1.0
+    try:
+        moved = adapter.movement()
+    except (KeyError, ValueError) as error:
+        raise DamagedArtifact(f"the adapter's two halves of {error.args[0]} do not fit") from error
+    return MOST_MOVED / moved if moved > MOST_MOVED else 1.0
 
 
 def replay(base: Base, rows: Sequence[Example], labels: Sequence[str], seed: int) -> list[Example]:

@@ -159,17 +159,37 @@ def test_a_job_with_new_labels_takes_over_a_part_of_what_has_moved_far(
     assert grown.adapter.movement() == pytest.approx(MOST_MOVED, rel=1e-2)
 
 
-@pytest.mark.parametrize("harm", ["half a change", "two ranks"])
+@pytest.mark.parametrize("why", ["near", "a decoder's"])
+def test_of_what_has_moved_little_or_was_not_measured_all_is_taken_over(
+    made: dict[Kind, tuple[TunableEncoder, Adapter]], encoder: Encoder, tmp_path: Path, why: str
+) -> None:
+    far = made["low_rank"][1]
+    near = far.weakened(0.9 * MOST_MOVED / far.movement())
+    adapter = near if why == "near" else Adapter(far.kind, far.tensors, invocation=(1, 2))
+    publish_tuned(tmp_path, runs.BASE, encoder, adapter, to_files(adapter))
+    found = read_base(tmp_path, ["a", "b", "c"], "single_label", encoder.description)
+    assert found is not None
+    assert found.strength == 1
+    assert_same(found.adapter, adapter)
+
+
+@pytest.mark.parametrize("harm", ["half a change", "two ranks", "rank one", "one dimension"])
 def test_a_base_whose_adapter_cannot_be_weighed_fails_the_job(
     made: dict[Kind, tuple[TunableEncoder, Adapter]], encoder: Encoder, tmp_path: Path, harm: str
 ) -> None:
     tensors = dict(made["low_rank"][1].tensors)
     name = next(name for name in tensors if "lora_B" in name)
     up = tensors.pop(name)
-    if harm == "two ranks":
-        tensors[name] = up[:, :-1]
+    match harm:
+        case "two ranks":
+            tensors[name] = up[:, :-1]
+        case "rank one":
+            tensors[name] = up[:, :1]
+        case "one dimension":
+            tensors[name] = up[:, 0]
     publish_tuned(tmp_path, runs.BASE, encoder, made["low_rank"][1], to_files(Adapter("low_rank", tensors)))
-    with pytest.raises(JobFailure) as failure:
+    said = r"The base model cannot be used: the adapter's two halves of .*layer"
+    with pytest.raises(JobFailure, match=said) as failure:
         read_base(tmp_path, ["a", "b", "c"], "single_label", encoder.description)
     assert (failure.value.code, failure.value.param) == ("model_unusable", "base_model")
 

@@ -88,6 +88,15 @@ async def test_a_later_head_has_the_same_deadline(server: uvicorn.Server) -> Non
     assert error_of(found)[0] == b"HTTP/1.1 408 Request Timeout"
 
 
+async def test_so_has_one_that_begins_after_an_answer(server: uvicorn.Server) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port(server))
+    writer.write(GET)
+    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n0"), 60)).startswith(b"HTTP/1.1 200 OK")
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\ny: ")
+    assert error_of(await asyncio.wait_for(reader.read(), 60))[0] == b"HTTP/1.1 408 Request Timeout"
+    writer.close()
+
+
 async def test_line_ends_between_requests_are_no_sign_of_life(server: uvicorn.Server) -> None:
     found = await drip(server, GET, b"\r\n")
     assert found.count(b"HTTP/1.1") == 1

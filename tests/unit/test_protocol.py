@@ -105,6 +105,25 @@ async def test_a_body_that_has_come_with_its_head_is_taken_at_once_and_a_later_o
         writer.close()
 
 
+async def test_a_body_whose_sender_has_gone_is_not_taken() -> None:
+    found: list[bytes | None] = []
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        while not receive.__self__.disconnected:
+            await asyncio.sleep(0.02)
+        found.append(body_at_once(receive))
+
+    async with serving(late) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", port(server))
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc")
+        await asyncio.sleep(0.2)
+        writer.close()
+        async with asyncio.timeout(60):
+            while not found:
+                await asyncio.sleep(0.02)
+    assert found == [None]
+
+
 async def test_http_1_0_is_answered_and_closed(server: uvicorn.Server) -> None:
     found = await exchange(server, b"GET / HTTP/1.0\r\nhost: x\r\n\r\n")
     assert found.startswith(b"HTTP/1.1 200 OK")

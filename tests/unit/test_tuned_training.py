@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from reflexd.engine import selection, tuning
+from reflexd.engine import budget, selection, tuning, warm_start
 from reflexd.engine.adapters import read_adapter
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.trainer import train
@@ -131,6 +131,26 @@ def test_a_base_hands_on_adapter_and_rows_and_is_left_alone(house: House) -> Non
     kept = Counter(row.label for row in house.kept("next"))
     assert set(kept) == set(LABELS)
     assert max(kept.values()) <= KEPT
+
+
+def test_a_job_with_new_labels_takes_over_a_part_of_an_adapter_that_moved_far(
+    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path, encoder)
+    monkeypatch.setattr(budget, "LOW_RANK_ROWS", 1)  # these few rows would move the biases alone
+    house.train("base", of(OLD, 0, 6), OLD)
+    whole = read_adapter(house.models, "base", house.manifest("base"))
+    assert whole is not None
+    assert whole.kind == "low_rank", "else nothing is shown here"
+    monkeypatch.setattr(warm_start, "MOST_MOVED", whole.movement() / 2)
+    house.train("grown", of(LABELS, 6, 11), LABELS, "base", seconds=0.0)
+    (told,) = house.said("The base's adapter is taken over at")
+    assert "at 50 % of its strength: the job has labels that the base does not" in told.message
+    served = read_adapter(house.models, "grown", house.manifest("grown"))
+    assert served is not None
+    np.testing.assert_equal(served.tensors, whole.weakened(0.5).tensors)
+    house.train("same labels", of(OLD, 6, 11), OLD, "base", seconds=0.0)
+    assert not house.said("The base's adapter is taken over at")
 
 
 def test_what_held_out_rows_tell_of_a_lean_is_taken_from_the_head(
