@@ -24,8 +24,8 @@ RANK = 8
 def publish_copies(data_dir: Path, name: str, prefix: str, count: int, kind: Kind | None = None) -> None:
     """Publish `count` copies of the model `name` as prefix-0, prefix-1, ...; the daemon must not be running."""
     models = data_dir / "models"
-    described = read_description(exported_folder("int8"))
-    assert described is not None
+    described = read_description(exported_folder("int8")) if kind else None
+    assert described is not None or kind is None
     database = sqlite3.connect(data_dir / "reflexd.db")
     database.row_factory = sqlite3.Row
     version = dict(database.execute("SELECT * FROM model_versions WHERE name = ?", (name,)).fetchone())
@@ -36,7 +36,7 @@ def publish_copies(data_dir: Path, name: str, prefix: str, count: int, kind: Kin
     random = np.random.default_rng(0)
     with database:
         for number in range(count):
-            adapter = _adapter(described, kind, random) if kind else None
+            adapter = _adapter(described, kind, random) if kind and described else None
             manifest.adapter = adapter.reference() if adapter else None
             model_id = secrets.token_hex(16)
             more = to_files(adapter) if adapter else {}

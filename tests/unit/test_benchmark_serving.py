@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from benchmarks.runner import Options, Side, compare
+from benchmarks import serving_gpu
+from benchmarks.runner import VOID, Options, Side, compare
 from benchmarks.serving import PARTS, arguments_of
 from benchmarks.serving_instructions import by_part, line
 from benchmarks.serving_load import Target
 from benchmarks.serving_parts import speed
 from benchmarks.serving_texts import _tokenizer, exactly, log_uniform
+from reflexd.engine.encoder import Encoder
 from tests.unit.serving import port, serving
+from tests.unit.tunings import weights
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +39,21 @@ def test_no_part_is_all_parts(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         arguments_of(["nothing"])
     assert "'nothing' is none of lone, clients" in capsys.readouterr().err
+
+
+def test_the_bare_side_of_a_gpu_makes_the_vectors_of_the_encoder(full_encoder: Encoder) -> None:
+    bare, text = serving_gpu.Bare(weights(), "cpu"), exactly(64)
+    assert bare.ids(text) == full_encoder.token_ids(text)
+    vector = bare.vector(bare.ids(text))
+    exact = full_encoder.forward(full_encoder.token_ids(text))[: len(vector)]
+    assert vector @ exact / np.linalg.norm(vector) > 0.999
+    assert len(bare(text, 3)) == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
+def test_without_a_gpu_nothing_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert serving_gpu.main([]) == VOID
+    assert "no GPU" in capsys.readouterr().out
 
 
 class Server:
