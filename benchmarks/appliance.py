@@ -25,6 +25,8 @@ from reflexd.plugins import PluginManager
 from reflexd.registry.data_directory import default_cache_dir
 
 READY_SECONDS = 180.0
+ADDED = "added"
+"""The name of an encoder that a benchmark brings."""
 POLL_SECONDS = 0.005
 STOP_SECONDS = 40.0
 REST_SECONDS, REST_CORE_SECONDS = 0.5, 0.02
@@ -84,6 +86,8 @@ class Appliance:
         foreign = {name for name in os.environ if name.startswith("REFLEXD_")} - {"REFLEXD_STORAGE__CACHE_DIR"}
         kept = {name: value for name, value in os.environ.items() if name not in foreign}
         self._env = kept | {f"REFLEXD_{name}": value for name, value in settings.items()}
+        self.backbone: Sequence[Path] = ()
+        """What `reflexd backbones add` is given before the daemon starts; jobs then train on that encoder."""
         self.under: Sequence[str] = ()
         """A command that runs the daemon from its next start on, such as a profiler."""
 
@@ -96,9 +100,17 @@ class Appliance:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
+        if self.backbone:
+            self._add_backbone()
         self._start()
         self.key = (self.data_dir / "initial-api-key").read_text().strip()
         return self
+
+    def _add_backbone(self) -> None:
+        files = [str(path.absolute()) for path in self.backbone]
+        verb = [sys.executable, "-m", "reflexd", "backbones", "add", *files, "--name", ADDED]
+        subprocess.run([*verb, "--data-dir", str(self.data_dir)], check=True, env=self._env, cwd=self.data_dir.parent)
+        self._env["REFLEXD_TRAINING__BACKBONE"] = ADDED
 
     def _start(self) -> None:
         root = self.data_dir.parent

@@ -16,6 +16,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -75,11 +76,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--labels", choices=("drawn", "frequent", "first"), default="drawn", help="the base's")
+    parser.add_argument("--backbone", type=Path, nargs="+", default=(), help="an encoder's directory, or its wheels")
     arguments = parser.parse_args()
     print(describe_machine())
     pool, test = read(SET, "train"), read(SET, "test")
     lines, grown, cold = [], [], []
-    with Appliance() as daemon:
+    appliance = Appliance()
+    appliance.backbone = arguments.backbone
+    with appliance as daemon:
         connection = daemon.connect()
         for seed in range(arguments.seeds):
             base, new = draws(pool, seed, arguments.labels)

@@ -7,19 +7,21 @@ encoder's head is always fitted, whatever the budget.
 
 Up to MANY_ROWS rows each adapter is tuned once a fold and judged by cross-validation, and the one that is kept is
 tuned again on all rows, where the budget allows it, if need be on the beginnings of long texts; else once, judged on
-held-out rows, which up to FEW_ROWS rows would be too few to tell anything. What was measured for the kinds, steps and
-rates stands in benchmarks/README.md.
+held-out rows, which up to FEW_ROWS rows would be too few to tell anything. There an encoder that is too large for the
+seconds is tuned by its biases, and in fewer steps, before it is left as it is. What was measured for the kinds, steps
+and rates stands in benchmarks/README.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
 from reflexd.engine.adapters import Adapter, Kind
 from reflexd.engine.backbone import EncoderDescription
 from reflexd.engine.plan import Plan
+from reflexd.registry.backbones import LAST_TOKEN
 
 FLOPS = 45e9
 """Of one thread with AVX2 in single precision, as measured in tuning."""
@@ -37,6 +39,11 @@ LOW_RANK_ROWS = 32
 FEW_ROWS = 128
 """Up to so many rows each step sees all of them, past lowest layers that are held, and one kind of adapter is tried."""
 FEW_STEPS = 8
+LONGER_STEPS = {5: 1.5, 3: 2.0}
+"""Fewer whole-set steps that the seconds may pay for instead, and by how much their rate is then greater."""
+SHALLOW, LEAST_PACE = 6, 0.5
+"""Layers of the encoder that rates were measured on; those of a deeper one are as much smaller as it is deeper, though
+not below this share of them, which is what twelve layers wanted."""
 CONTRAST = 0.5
 BATCH_ROWS = 64
 PASSES = 4
@@ -96,16 +103,26 @@ class Size(Struct, frozen=True):
     parameters: int
     started: bool = False
     """Whether tuning goes on from a base's adapter."""
+    pace: float = 1.0
+    """What the learning rates of whole-set steps are multiplied with."""
+
+
+def pace(encoder: EncoderDescription) -> float:
+    """Return what the learning rates of whole-set steps are multiplied with; a decoder's were not measured."""
+    return 1.0 if encoder.pooling == LAST_TOKEN else min(1.0, max(LEAST_PACE, SHALLOW / encoder.layers))
 
 
 def kinds_for(rows: int, encoder: EncoderDescription, start: Adapter | None) -> list[Kind]:
-    """Return the kinds of adapter to try, the smallest first; one that goes on from a base's is of its kind."""
+    """Return the kinds of adapter to try, the smallest first; one that goes on from a base's is of its kind.
+
+    Up to FEW_ROWS rows one is tried: the last, or the first where the seconds do not pay for that.
+    """
     if start is not None:
         return [start.kind]
     kinds: list[Kind] = ["biases"] if encoder.biases else []
     if encoder.weights and (rows >= LOW_RANK_ROWS or not kinds):
         kinds.append("low_rank")
-    return kinds if rows > FEW_ROWS else kinds[-1:]
+    return kinds
 
 
 def scheme(size: Size, budget: float, kinds: Sequence[Kind]) -> Scheme | None:
@@ -115,12 +132,8 @@ def scheme(size: Size, budget: float, kinds: Sequence[Kind]) -> Scheme | None:
     reading = 2 * size.parameters * size.whole / READING
     both, one = list(kinds), list(kinds[:1])
     if size.rows <= MANY_ROWS:
-        each = [(kind, PASSES) for kind in kinds]
-        ladder = [(each, CUTS[0]), (each[-1:], CUTS[0]), *((each[:1], cut) for cut in CUTS)]
-        if size.rows > FEW_ROWS:
-            ladder.insert(0, ([*each, (kinds[-1], LONG_PASSES)], CUTS[0]))
-        for works, cut in ladder:
-            found = Scheme(FOLDS, [_folded(size, kind, passes, cut) for kind, passes in works], reading, cut)
+        for works, cut in _few(kinds) if size.rows <= FEW_ROWS else _some(kinds):
+            found = Scheme(FOLDS, [_folded(size, kind, amount, cut) for kind, amount in works], reading, cut)
             if found.seconds <= budget:
                 return found
     if size.rows > FEW_ROWS:
@@ -132,10 +145,26 @@ def scheme(size: Size, budget: float, kinds: Sequence[Kind]) -> Scheme | None:
     return None
 
 
-def _folded(size: Size, kind: Kind, passes: int, cut: int) -> Work:
+def _few(kinds: Sequence[Kind]) -> Iterator[tuple[list[tuple[Kind, int]], int]]:
+    """Yield what few rows are tuned by, the best first: a kind of adapter with its steps, and a cut."""
+    yield from (([(kinds[-1], FEW_STEPS)], cut) for cut in CUTS)
+    for steps in (FEW_STEPS, *LONGER_STEPS):
+        yield from (([(kinds[0], steps)], cut) for cut in CUTS)
+
+
+def _some(kinds: Sequence[Kind]) -> Iterator[tuple[list[tuple[Kind, int]], int]]:
+    """Yield what some rows are tuned by, the most thorough first: kinds of adapter with their passes, and a cut."""
+    each = [(kind, PASSES) for kind in kinds]
+    yield [*each, (kinds[-1], LONG_PASSES)], CUTS[0]
+    yield each, CUTS[0]
+    yield each[-1:], CUTS[0]
+    yield from ((each[:1], cut) for cut in CUTS)
+
+
+def _folded(size: Size, kind: Kind, amount: int, cut: int) -> Work:
     """Return the tunings on each fold's rows and on all."""
     rows = size.rows * (FOLDS - 1) // FOLDS
-    plan, again = _plan(size, kind, rows, passes), _plan(size, kind, size.rows, passes)
+    plan, again = _plan(size, kind, rows, amount), _plan(size, kind, size.rows, amount)
     seconds = [_seconds(size, each, kind, number, cut) for each, number in ((plan, rows), (again, size.rows))]
     return Work(kind, plan, seconds[0], again, seconds[1])
 
@@ -150,11 +179,12 @@ def _held_out(size: Size, kind: Kind, limit: float) -> Work | None:
     return Work(kind, Plan(steps, plan.batch_rows, plan.rate, plan.contrast), whole * steps / plan.steps)
 
 
-def _plan(size: Size, kind: Kind, rows: int, passes: int) -> Plan:
-    """Return how so many of a job's rows are tuned on: the whole set in each step, or so many passes in batches."""
+def _plan(size: Size, kind: Kind, rows: int, amount: int) -> Plan:
+    """Return how so many of a job's rows are tuned on: by `amount` steps of the whole set, or passes in batches."""
     if size.rows <= FEW_ROWS:
-        return Plan(FEW_STEPS, FEW_ROWS, (STARTED_RATE if size.started else RATE)[kind], CONTRAST, holds=True)
-    return Plan(passes * -(-rows // BATCH_ROWS), BATCH_ROWS, SLOW_RATE[kind], CONTRAST)
+        rate = (STARTED_RATE if size.started else RATE)[kind] * LONGER_STEPS.get(amount, 1.0) * size.pace
+        return Plan(amount, FEW_ROWS, rate, CONTRAST, holds=True)
+    return Plan(amount * -(-rows // BATCH_ROWS), BATCH_ROWS, SLOW_RATE[kind], CONTRAST)
 
 
 def _seconds(size: Size, plan: Plan, kind: Kind, rows: int, cut: int) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from msgspec import Struct
 
 from reflexd.engine.adapters import Adapter, Kind
-from reflexd.engine.budget import CUTS, PILOT, Scheme, Size, Work
+from reflexd.engine.budget import CUTS, PILOT, Scheme, Size, Work, pace
 from reflexd.engine.encoder import Encoder
 from reflexd.engine.evaluation import HeldOut, Places, Split, hold_out
 from reflexd.engine.heads import Matrix, Targets, Wide, fit_head, row_weights
@@ -94,6 +94,7 @@ class Tuner:
             whole=self._whole + read_after,
             parameters=self._encoder.description.parameters,
             started=self._start is not None,
+            pace=pace(self._encoder.description),
         )
 
     def tuned(self, scheme: Scheme, parts: Split) -> list[Tuned]:

@@ -9,8 +9,21 @@ from msgspec import structs
 
 from reflexd.engine.adapters import Adapter
 from reflexd.engine.backbone import EncoderDescription
-from reflexd.engine.budget import CUTS, FEW_ROWS, FEW_STEPS, LOW_RANK_ROWS, MANY_ROWS, Scheme, Size, kinds_for, scheme
+from reflexd.engine.budget import (
+    CUTS,
+    FEW_ROWS,
+    FEW_STEPS,
+    LONGER_STEPS,
+    LOW_RANK_ROWS,
+    MANY_ROWS,
+    Scheme,
+    Size,
+    kinds_for,
+    pace,
+    scheme,
+)
 from reflexd.engine.encoder import Encoder
+from reflexd.registry.backbones import LAST_TOKEN
 
 BUDGETS = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0, 60.0, 120.0, 300.0, 1_000.0, 10_000.0, 86_400.0)
 ROWS = (4, 10, 48, 128, 129, 200, 256, 257, 258, 400, 1_000, 2_000, 2_001, 5_000, 20_000, 50_000)
@@ -51,6 +64,36 @@ def test_few_rows_are_tuned_over_folds_and_by_one_kind_alone(about: EncoderDescr
             assert plan.steps == FEW_STEPS
             assert plan.batch_rows >= rows, "a step sees all rows"
         assert work.again_seconds > work.seconds, "a fold has fewer rows than all"
+
+
+def test_a_large_encoder_is_moved_by_its_biases_and_in_fewer_steps_before_it_is_left_as_it_is(
+    about: EncoderDescription,
+) -> None:
+    """The fewer the steps, the longer each of them is."""
+    large = structs.replace(size(about, 96), parameters=8 * about.parameters)
+    found = [scheme(large, budget, kinds_for(96, about, None)) for budget in (1_000.0, 300.0, 200.0, 120.0, 60.0)]
+    assert found[-1] is None
+    works = [one.works for one in found[:-1] if one is not None]
+    assert [[(work.kind, work.plan.steps) for work in each] for each in works] == [
+        [("low_rank", FEW_STEPS)],
+        [("biases", FEW_STEPS)],
+        *([("biases", steps)] for steps in LONGER_STEPS),
+    ]
+    rates = [each[0].plan.rate for each in works[1:]]
+    assert rates == sorted(set(rates))
+    assert all(each[0].plan.holds and each[0].plan.batch_rows >= 96 for each in works)
+
+
+def test_whole_set_steps_of_a_deeper_encoder_are_shorter(about: EncoderDescription) -> None:
+    paces = [pace(structs.replace(about, layers=layers)) for layers in (3, 6, 8, 12, 24)]
+    assert paces == [1.0, 1.0, 0.75, 0.5, 0.5]
+    assert pace(structs.replace(about, layers=30, pooling=LAST_TOKEN)) == 1.0, "a decoder's were not measured"
+    for rows, share in ((48, 0.5), (400, 1.0)):
+        usual, deep = (scheme(structs.replace(size(about, rows), pace=each), 1e4, ["biases"]) for each in (1.0, 0.5))
+        assert usual is not None
+        assert deep is not None
+        assert deep.works[0].plan.rate == share * usual.works[0].plan.rate
+        assert deep.seconds == usual.seconds
 
 
 def test_what_goes_on_from_a_base_moves_slowly(about: EncoderDescription) -> None:
