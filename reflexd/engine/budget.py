@@ -58,7 +58,9 @@ first. Features are always made of the whole text."""
 PILOT = 0.25
 """Share of its steps after which a kind of adapter is judged on held-out rows; one kind at most then goes on."""
 LEAST_STEPS = 40
-"""Small batches below which a tuning is not worth beginning."""
+"""Small batches below which a tuning is not worth beginning, unless they are all that it was to have."""
+LEAST_PASSES = 2
+"""As many passes over the rows are worth it too, where one kind of adapter alone is tried."""
 
 
 class Work(Struct, frozen=True):
@@ -137,9 +139,9 @@ def scheme(size: Size, budget: float, kinds: Sequence[Kind]) -> Scheme | None:
             if found.seconds <= budget:
                 return found
     if size.rows > FEW_ROWS:
-        for tried in (both, one):
+        for tried, passes in ((both, PASSES), (one, LEAST_PASSES)):
             limit = (budget - reading * (len(tried) + 1)) / (1 + PILOT * (len(tried) - 1))
-            begun = [work for kind in tried if (work := _held_out(size, kind, limit)) is not None]
+            begun = [work for kind in tried if (work := _held_out(size, kind, limit, passes)) is not None]
             if len(begun) == len(tried) and (found := Scheme(1, begun, reading, CUTS[0])).seconds <= budget:
                 return found
     return None
@@ -169,12 +171,15 @@ def _folded(size: Size, kind: Kind, amount: int, cut: int) -> Work:
     return Work(kind, plan, seconds[0], again, seconds[1])
 
 
-def _held_out(size: Size, kind: Kind, limit: float) -> Work | None:
-    """Return one tuning, of as many steps as the seconds pay for; None where those are not worth beginning."""
+def _held_out(size: Size, kind: Kind, limit: float, passes: int) -> Work | None:
+    """Return one tuning, of as many steps as the seconds pay for; None where those are not worth beginning.
+
+    They are where they are LEAST_STEPS, so many passes, or all that there are.
+    """
     plan = _plan(size, kind, size.rows, PASSES if size.rows <= MANY_ROWS else MAX_PASSES_OF_MANY)
     whole = _seconds(size, plan, kind, size.rows, CUTS[0])
     steps = plan.steps if whole <= limit else int(plan.steps * max(limit, 0.0) / whole)
-    if steps < min(plan.steps, LEAST_STEPS):
+    if steps < min(plan.steps, LEAST_STEPS, passes * -(-size.rows // BATCH_ROWS)):
         return None
     return Work(kind, Plan(steps, plan.batch_rows, plan.rate, plan.contrast), whole * steps / plan.steps)
 

@@ -38,6 +38,11 @@ def size(about: EncoderDescription, rows: int, words: int = 14) -> Size:
     return Size(rows, {cut: rows * min(words, cut) for cut in CUTS}, rows * words, about.parameters)
 
 
+def large(about: EncoderDescription, rows: int) -> Size:
+    """Return the size of short rows for an encoder of twelve layers, each twice as wide."""
+    return structs.replace(size(about, rows), parameters=8 * about.parameters)
+
+
 def given(about: EncoderDescription, rows: int, budget: float) -> Scheme | None:
     return scheme(size(about, rows), budget, kinds_for(rows, about, None))
 
@@ -70,8 +75,8 @@ def test_a_large_encoder_is_moved_by_its_biases_and_in_fewer_steps_before_it_is_
     about: EncoderDescription,
 ) -> None:
     """The fewer the steps, the longer each of them is."""
-    large = structs.replace(size(about, 96), parameters=8 * about.parameters)
-    found = [scheme(large, budget, kinds_for(96, about, None)) for budget in (1_000.0, 300.0, 200.0, 120.0, 60.0)]
+    kinds = kinds_for(96, about, None)
+    found = [scheme(large(about, 96), budget, kinds) for budget in (1_000.0, 300.0, 200.0, 120.0, 60.0)]
     assert found[-1] is None
     works = [one.works for one in found[:-1] if one is not None]
     assert [[(work.kind, work.plan.steps) for work in each] for each in works] == [
@@ -82,6 +87,17 @@ def test_a_large_encoder_is_moved_by_its_biases_and_in_fewer_steps_before_it_is_
     rates = [each[0].plan.rate for each in works[1:]]
     assert rates == sorted(set(rates))
     assert all(each[0].plan.holds and each[0].plan.batch_rows >= 96 for each in works)
+
+
+def test_some_rows_are_passed_over_twice_at_least(about: EncoderDescription) -> None:
+    """Also where the seconds pay for too few passes to be judged by folds."""
+    found = {rows: scheme(large(about, rows), 120.0, ["biases", "low_rank"]) for rows in (200, 400, 800)}
+    assert found[800] is None
+    for rows, passes in ((200, 4), (400, 2)):
+        plan = found[rows]
+        assert plan is not None
+        assert (plan.folds, len(plan.works)) == (1, 1)
+        assert plan.works[0].plan.steps // -(-rows // plan.works[0].plan.batch_rows) == passes
 
 
 def test_whole_set_steps_of_a_deeper_encoder_are_shorter(about: EncoderDescription) -> None:
