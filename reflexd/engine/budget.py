@@ -8,8 +8,8 @@ encoder's head is always fitted, whatever the budget.
 Up to MANY_ROWS rows each adapter is tuned once a fold and judged by cross-validation, and the one that is kept is
 tuned again on all rows, where the budget allows it, if need be on the beginnings of long texts; else once, judged on
 held-out rows, which up to FEW_ROWS rows would be too few to tell anything. There an encoder that is too large for the
-seconds is tuned by its biases, and in fewer steps, before it is left as it is. What was measured for the kinds, steps
-and rates stands in benchmarks/README.md.
+seconds is tuned by its biases, and these in fewer steps, before it is left as it is. What was measured for the kinds,
+steps and rates stands in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ FEW_ROWS = 128
 """Up to so many rows each step sees all of them, past lowest layers that are held, and one kind of adapter is tried."""
 FEW_STEPS = 8
 LONGER_STEPS = {5: 1.5, 3: 2.0}
-"""Fewer whole-set steps that the seconds may pay for instead, and by how much their rate is then greater."""
+"""Fewer whole-set steps of biases that the seconds may pay for instead, and by how much their rate is then greater."""
 SHALLOW, LEAST_PACE = 6, 0.5
-"""Layers of the encoder that rates were measured on; those of a deeper one are as much smaller as it is deeper, though
-not below this share of them, which is what twelve layers wanted."""
+"""Layers of the encoder that the rates were measured on: rates of a deeper one are as much smaller as it is deeper, but
+no smaller than by this factor, that of twelve layers; more were not measured."""
 CONTRAST = 0.5
 BATCH_ROWS = 64
 PASSES = 4
@@ -59,8 +59,9 @@ PILOT = 0.25
 """Share of its steps after which a kind of adapter is judged on held-out rows; one kind at most then goes on."""
 LEAST_STEPS = 40
 """Small batches below which a tuning is not worth beginning, unless they are all that it was to have."""
-LEAST_PASSES = 2
-"""As many passes over the rows are worth it too, where one kind of adapter alone is tried."""
+LEAST_PASSES, PILOTED_STEPS = 2, 12
+"""As many passes over the rows are worth it too, where one kind of adapter alone is tried, if they are so many steps: a
+quarter of fewer tells nothing."""
 
 
 class Work(Struct, frozen=True):
@@ -150,7 +151,7 @@ def scheme(size: Size, budget: float, kinds: Sequence[Kind]) -> Scheme | None:
 def _few(kinds: Sequence[Kind]) -> Iterator[tuple[list[tuple[Kind, int]], int]]:
     """Yield what few rows are tuned by, the best first: a kind of adapter with its steps, and a cut."""
     yield from (([(kinds[-1], FEW_STEPS)], cut) for cut in CUTS)
-    for steps in (FEW_STEPS, *LONGER_STEPS):
+    for steps in (FEW_STEPS, *LONGER_STEPS) if kinds[0] == "biases" else ():
         yield from (([(kinds[0], steps)], cut) for cut in CUTS)
 
 
@@ -174,12 +175,12 @@ def _folded(size: Size, kind: Kind, amount: int, cut: int) -> Work:
 def _held_out(size: Size, kind: Kind, limit: float, passes: int) -> Work | None:
     """Return one tuning, of as many steps as the seconds pay for; None where those are not worth beginning.
 
-    They are where they are LEAST_STEPS, so many passes, or all that there are.
+    They are where they are LEAST_STEPS, or so many `passes` in PILOTED_STEPS or more, or all that there are.
     """
     plan = _plan(size, kind, size.rows, PASSES if size.rows <= MANY_ROWS else MAX_PASSES_OF_MANY)
     whole = _seconds(size, plan, kind, size.rows, CUTS[0])
     steps = plan.steps if whole <= limit else int(plan.steps * max(limit, 0.0) / whole)
-    if steps < min(plan.steps, LEAST_STEPS, passes * -(-size.rows // BATCH_ROWS)):
+    if steps < min(plan.steps, LEAST_STEPS, max(PILOTED_STEPS, passes * -(-size.rows // BATCH_ROWS))):
         return None
     return Work(kind, Plan(steps, plan.batch_rows, plan.rate, plan.contrast), whole * steps / plan.steps)
 

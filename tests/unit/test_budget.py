@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from pathlib import Path
 
+import numpy as np
 import pytest
 from msgspec import structs
 
@@ -16,6 +19,7 @@ from reflexd.engine.budget import (
     LONGER_STEPS,
     LOW_RANK_ROWS,
     MANY_ROWS,
+    STARTED_RATE,
     Scheme,
     Size,
     kinds_for,
@@ -23,7 +27,9 @@ from reflexd.engine.budget import (
     scheme,
 )
 from reflexd.engine.encoder import Encoder
+from reflexd.engine.tuned import Rows, Tuner
 from reflexd.registry.backbones import LAST_TOKEN
+from reflexd.schemas.worker import RunSpec
 
 BUDGETS = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0, 60.0, 120.0, 300.0, 1_000.0, 10_000.0, 86_400.0)
 ROWS = (4, 10, 48, 128, 129, 200, 256, 257, 258, 400, 1_000, 2_000, 2_001, 5_000, 20_000, 50_000)
@@ -89,15 +95,56 @@ def test_a_large_encoder_is_moved_by_its_biases_and_in_fewer_steps_before_it_is_
     assert all(each[0].plan.holds and each[0].plan.batch_rows >= 96 for each in works)
 
 
-def test_some_rows_are_passed_over_twice_at_least(about: EncoderDescription) -> None:
-    """Also where the seconds pay for too few passes to be judged by folds."""
-    found = {rows: scheme(large(about, rows), 120.0, ["biases", "low_rank"]) for rows in (200, 400, 800)}
-    assert found[800] is None
-    for rows, passes in ((200, 4), (400, 2)):
-        plan = found[rows]
-        assert plan is not None
-        assert (plan.folds, len(plan.works)) == (1, 1)
-        assert plan.works[0].plan.steps // -(-rows // plan.works[0].plan.batch_rows) == passes
+def test_only_biases_are_moved_in_fewer_steps(about: EncoderDescription) -> None:
+    """Those of a base, too; nothing was measured of a decoder, or of a base's low-rank adapter."""
+    on = structs.replace(large(about, 96), started=True, pace=0.5)
+    first, fewer = (scheme(on, budget, ["biases"]) for budget in (1_000.0, 120.0))
+    assert first is not None
+    assert fewer is not None
+    assert (first.works[0].plan.steps, fewer.works[0].plan.steps) == (FEW_STEPS, 3)
+    assert fewer.works[0].plan.rate == LONGER_STEPS[3] * first.works[0].plan.rate == STARTED_RATE["biases"]
+    for size_ in (on, large(about, 96)):
+        assert scheme(size_, 120.0, ["low_rank"]) is None
+
+
+def test_a_large_encoder_reads_the_beginnings_of_few_long_texts_before_it_makes_fewer_steps(
+    about: EncoderDescription,
+) -> None:
+    long = structs.replace(size(about, 24, words=300), parameters=8 * about.parameters)
+    given = [scheme(long, float(budget), ["biases"]) for budget in range(20, 2_000, 5)]
+    cuts = [(one.works[0].plan.steps, one.cut) for one in given if one is not None]
+    assert cuts == sorted(cuts), "the more seconds, the more steps, and of as many the more of each text"
+    assert {steps for steps, _ in cuts} == {FEW_STEPS, *LONGER_STEPS}
+    assert cuts[0][1] == CUTS[-1]
+
+
+def test_some_rows_are_passed_over_twice_at_least_and_in_no_fewer_than_twelve_steps(about: EncoderDescription) -> None:
+    """That is where the seconds pay for too few passes to be judged by folds."""
+    for rows, least in ((129, 12), (300, 12), (385, 14), (400, 14), (449, 16)):
+        sized = large(about, rows)
+        steps = []
+        for budget in range(20, 300):
+            found = scheme(sized, float(budget), ["biases"])
+            steps += [found.works[0].plan.steps] if found is not None and found.folds == 1 else []
+        assert steps[0] == least
+        assert steps == sorted(steps)
+    assert scheme(large(about, 800), 120.0, ["biases", "low_rank"]) is None
+    found = scheme(large(about, 400), 120.0, ["biases", "low_rank"])
+    assert found is not None
+    assert [work.kind for work in found.works] == ["biases"], "both are tried where both have all their steps"
+
+
+def test_how_deep_an_encoder_is_decides_what_its_tuning_is_asked(encoder: Encoder, tmp_path: Path) -> None:
+    """The depth is a fake: it stands in the description alone."""
+    deep = copy.copy(encoder)
+    deep.description = structs.replace(encoder.description, layers=12)
+    rows = Rows(["a question"], np.zeros(1, np.int64), 1, np.zeros((1, 2 * encoder.description.width), np.float32))
+    folder = str(tmp_path)
+    spec = RunSpec(
+        job_id="j", stage="train", run_dir=folder, models_dir=folder, model_id="m", backbone="", checkpoint="", seed=1,
+        threads=1, budget_seconds=1.0,
+    )  # fmt: skip
+    assert [Tuner(rows, each, spec, lambda _: None).size().pace for each in (encoder, deep)] == [1.0, 0.5]
 
 
 def test_whole_set_steps_of_a_deeper_encoder_are_shorter(about: EncoderDescription) -> None:
@@ -165,12 +212,13 @@ def test_long_texts_of_few_rows_are_cut_rather_than_judged_by_a_handful(about: E
     assert scheme(size(about, 40, words=20), 60.0, ["low_rank"]).cut == CUTS[0], "short ones are read whole"
 
 
+@pytest.mark.parametrize("larger", [1, 8])
 @pytest.mark.parametrize("words", [14, 200, 3_000])
 @pytest.mark.parametrize("rows", ROWS)
 def test_what_is_planned_is_within_the_seconds_and_more_of_them_never_give_less(
-    about: EncoderDescription, rows: int, words: int
+    about: EncoderDescription, rows: int, words: int, larger: int
 ) -> None:
-    sized = size(about, rows, words)
+    sized = structs.replace(size(about, rows, words), parameters=larger * about.parameters)
     plans = [scheme(sized, budget, kinds_for(rows, about, None)) for budget in BUDGETS]
     for found, budget in zip(plans, BUDGETS, strict=True):
         assert found is None or 0 < found.seconds <= budget
@@ -180,7 +228,8 @@ def test_what_is_planned_is_within_the_seconds_and_more_of_them_never_give_less(
             assert more is not None
             assert more.seconds >= less.seconds
             assert (more.folds, len(more.works)) >= (less.folds, len(less.works))
-    assert plans[-1] is not None, "a day is enough for anything that is admitted"
+    if larger == 1:
+        assert plans[-1] is not None, "a day is enough for anything that is admitted"
 
 
 def test_reading_long_texts_again_is_paid_for_too(about: EncoderDescription) -> None:
