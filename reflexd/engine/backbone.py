@@ -65,6 +65,7 @@ class EncoderDescription(Struct, frozen=True, kw_only=True):
     width: int
     """Of one layer's vector; the encoder gives two side by side."""
     layers: int
+    """0 where the configuration does not tell."""
     max_tokens: int
     pooling: str
     biases: dict[str, int]

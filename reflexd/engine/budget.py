@@ -112,7 +112,8 @@ class Size(Struct, frozen=True):
 
 def pace(encoder: EncoderDescription) -> float:
     """Return what the learning rates of whole-set steps are multiplied with; a decoder's were not measured."""
-    return 1.0 if encoder.pooling == LAST_TOKEN else min(1.0, max(LEAST_PACE, SHALLOW / encoder.layers))
+    layers = max(encoder.layers, SHALLOW)  # 0 where its configuration does not tell
+    return 1.0 if encoder.pooling == LAST_TOKEN else max(LEAST_PACE, SHALLOW / layers)
 
 
 def kinds_for(rows: int, encoder: EncoderDescription, start: Adapter | None) -> list[Kind]:
